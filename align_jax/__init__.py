@@ -1,0 +1,1 @@
+"""ALIGN in JAX."""

@@ -1,0 +1,49 @@
+"""The `align-jax` command: finds the subcommand, calls it, turns errors into exit statuses.
+
+Exit status 0 is success, 2 a wrong argument or input (one line on standard error says what was wrong, the value, and what
+to do), 1 a failure. Nothing heavy is imported before the subcommand is known, so `--help` answers at once.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+COMMANDS = {
+    "train": "train, or continue, the experiment of a configuration file",
+    "data": "prepare data sets and vocabularies",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    command, *rest = arguments
+    if command not in COMMANDS:
+        print(f"align-jax: unknown command {command!r}; use one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        return import_module(f"align_jax.cli.{command}").main(rest)
+    except KeyboardInterrupt:
+        print(f"align-jax {command}: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, FileNotFoundError, NotADirectoryError, ModuleNotFoundError) as error:
+        print(f"align-jax {command}: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except (RuntimeError, OSError) as error:
+        print(f"align-jax {command}: {type(error).__name__}: {_one_line(error)}", file=sys.stderr)
+        return 1
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        ["usage: align-jax COMMAND [--help] …", "", "ALIGN in JAX: train, convert, embed, search.", "", *lines]
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,99 @@
+"""`align-jax data`: prepares data sets and vocabularies."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses, prepares, and returns the exit status."""
+    import tyro  # noqa: PLC0415  (the list of commands needs no parser)
+
+    tyro.extras.subcommand_cli_from_dict(
+        {"openmoji": openmoji, "folder": folder, "vocabulary": vocabulary},
+        args=list(argv),
+        prog="align-jax data",
+        description=__doc__,
+    )
+    return 0
+
+
+def openmoji(data_dir: Path = Path("data"), size_px: int = 72) -> None:
+    """Prepares the 3,953 OpenMoji pairs, from packages that are installed; nothing is downloaded.
+
+    Args:
+        data_dir: the folder that data sets lie in.
+        size_px: both sides of the rendered images.
+    """
+    from align_jax.data.builders.openmoji import openmoji_builder  # noqa: PLC0415  (heavy, after the help)
+
+    builder = openmoji_builder(data_dir, size_px)
+    if not _already_prepared(builder):
+        builder.download_and_prepare()
+        print(_summary(builder))
+
+
+def folder(
+    input: Path,
+    name: str,
+    data_dir: Path = Path("data"),
+    image_root: Path | None = None,
+    image_column: str = "image",
+    caption_column: str = "caption",
+) -> None:
+    """Prepares images with captions: a folder with a .txt file beside each image, or a list of image paths.
+
+    Args:
+        input: a folder, or a .csv, .tsv, .jsonl, .parquet or .txt list.
+        name: of the data set that is made; lower-case letters, digits and _.
+        data_dir: the folder that data sets lie in.
+        image_root: what the paths of a list are relative to; the folder of the list where it is not given.
+        image_column: the list's column of image paths.
+        caption_column: the list's column of captions.
+    """
+    from align_jax.data.builders import captioned_images  # noqa: PLC0415  (heavy, after the help)
+    from align_jax.data.captions import find_captioned_files  # noqa: PLC0415
+
+    files = find_captioned_files(input, image_root, image_column, caption_column)
+    builder = captioned_images.CaptionedImages(name, files, data_dir)
+    if not _already_prepared(builder):
+        captioned_images.prepare(builder)
+        left_out = captioned_images.skipped_by_reason(builder.skipped)
+        print(f"{_summary(builder)}; {left_out}; see {captioned_images.SKIPPED_FILE} there")
+
+
+def vocabulary(data: str, output: Path, data_dir: Path = Path("data"), split: str = "train", size: int = 8192) -> None:
+    """Trains a WordPiece vocabulary on all captions of a prepared data set.
+
+    Args:
+        data: name of the data set.
+        output: the folder for tokenizer.json, vocab.txt and tokenizer_config.json.
+        data_dir: the folder that data sets lie in.
+        split: whose captions are read; held-out captions have no place in a vocabulary.
+        size: the most tokens.
+    """
+    if (output / "tokenizer.json").exists():
+        print(f"{output} holds a vocabulary already; remove the folder to train it again")
+        return
+
+    from align_jax.data.records import PairDataset  # noqa: PLC0415  (heavy, after the help)
+    from align_jax.data.text import train_vocabulary  # noqa: PLC0415
+
+    source = PairDataset(data, split, str(data_dir)).open()
+    captions = (text for index in range(len(source)) for text in source[index].texts)
+    print(f"{train_vocabulary(captions, size, output)} tokens in {output}, from {len(source)} records")
+
+
+def _already_prepared(builder: Any) -> bool:
+    logging.set_verbosity(logging.ERROR)  # TFDS warns about folders that it is about to fill
+    prepared = builder.is_prepared()
+    if prepared:
+        print(f"{_summary(builder)}; it was there already, remove the folder to prepare it again")
+    return prepared
+
+
+def _summary(builder: Any) -> str:
+    splits = ", ".join(f"{split.num_examples} pairs in {name}" for name, split in builder.info.splits.items())
+    return f"{builder.data_dir}: {splits}"

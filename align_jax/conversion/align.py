@@ -1,0 +1,38 @@
+"""The whole model's weights: names of `transformers`' `AlignModel` and ours.
+
+The linear layer after the image tower, which every pair of towers but the released one needs, has no counterpart there;
+it is written as `image_projection.weight` and `image_projection.bias`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from align_jax.configuration import AlignConfig
+from align_jax.conversion import bert, efficientnet
+from align_jax.conversion.rules import Rule, RuleTable
+from align_jax.models.align import Align
+
+_IMAGE = efficientnet.TABLE.prefixed("vision_model.", "image/")
+_TEXT = bert.TABLE.prefixed("text_model.", "text/")
+
+TABLE = RuleTable(
+    rules=(
+        *_IMAGE.rules,
+        *bert.linear("image_projection", "image_projection"),
+        *_TEXT.rules,
+        *bert.linear("text_projection", "text_projection"),
+        Rule("temperature", "params/temperature"),
+    ),
+    ignored=_IMAGE.ignored + _TEXT.ignored,
+    optional_prefix="align.",
+)
+
+
+def abstract_variables(config: AlignConfig, param_dtype: jnp.dtype = jnp.float32) -> dict[str, Any]:
+    """Shapes and types of the model's variables."""
+    vision = config.vision_config
+    images = jax.ShapeDtypeStruct((1, vision.image_size, vision.image_size, vision.num_channels), jnp.uint8)
+    input_ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    return jax.eval_shape(Align(config, param_dtype=param_dtype).init, jax.random.key(0), images, input_ids)

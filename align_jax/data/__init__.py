@@ -1,0 +1,1 @@
+"""Data on the host: images, texts, records and the loader, in NumPy."""

@@ -1,0 +1,1 @@
+"""TFDS builders that turn collections of images and captions into ArrayRecord data sets."""

@@ -1,0 +1,274 @@
+"""Batches of pairs for training and of images for evaluation, prepared ahead in parallel by Grain.
+
+The order of training is a function of (seed, step) alone: step n holds the examples n*B … n*B+B-1 of an endless stream
+of shuffled epochs, whatever the number of processes and workers, so a run continues at a step without any saved state.
+Shuffling is by index (a permutation that is computed, not stored), and what is random about an example comes from a
+counter-based generator with the key (seed, position in the stream), so no example depends on another one.
+
+Process p of n gets the rows [p*B/n, (p+1)*B/n) of each batch.
+"""
+
+import functools
+import os
+import sys
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import cv2
+import grain
+import grain.experimental
+import numpy as np
+from absl import flags
+from jaxtyping import UInt8
+
+from align_jax.data.images import ImageDecodeError, ImageTransform, decode_image, resize_bilinear
+from align_jax.data.quarantine import Quarantine
+from align_jax.data.records import DatasetError, PairSequence, RecordError
+from align_jax.data.text import Tokenizer
+from align_jax.types import PairBatch
+
+LARGEST_DATASET = 2**32 - 1
+"""Records in a data set at most: Grain's shuffle computes with 32-bit indices."""
+
+
+class EvaluationBatch(NamedTuple):
+    """Consecutive records; row i of every field belongs to the same one."""
+
+    images: Any  # uint8 [B H W C], black where not valid
+    valid: Any  # bool [B], False on rows that only fill the batch and where the image cannot be used
+    keys: tuple[str, ...]  # one a row, "" where there is no record
+    texts: tuple[tuple[str, ...], ...]  # all captions of each row
+
+
+@dataclass(frozen=True)
+class TrainLoader:
+    """An endless stream of training batches.
+
+    Attributes:
+      source: the pairs.
+      transform: its `train` makes the images.
+      tokenizer: makes the tokens.
+      text_length: tokens per caption; longer captions are cut. Of several captions one is picked each time.
+      batch_size: pairs per step over all processes.
+      seed: order and augmentation follow from it.
+      quarantine: where records go that cannot be used; the next usable record of the data set takes the place of such
+        a one, on every process alike. Where it is None, the first such record is an error.
+      process_index: which process this is.
+      process_count: how many processes share a batch.
+      workers: worker processes; 0 prepares batches in threads of this process, which suits small images and few cores.
+      cache_bytes: a data set whose resized images fit into this is decoded once and kept in memory (in each worker).
+    """
+
+    source: PairSequence
+    transform: ImageTransform
+    tokenizer: Tokenizer
+    text_length: int
+    batch_size: int
+    seed: int
+    quarantine: Quarantine | None = None
+    process_index: int = 0
+    process_count: int = 1
+    workers: int = 0
+    cache_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        _rows_of_process(self.batch_size, self.process_index, self.process_count)
+        _check_source(self.source)
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed {self.seed} is not between 0 and 2**63 - 1")
+
+    def iterate(self, start_step: int = 0) -> Generator[PairBatch, None, None]:
+        """Batches from `start_step` on, this process's rows; close it (`contextlib.closing`) before the program ends.
+
+        Yields:
+          uint8 images `[B/n crop_px crop_px 3]`, int32 token ids and mask `[B/n text_length]`.
+        """
+        if start_step < 0:
+            raise ValueError(f"start_step {start_step} is negative; steps count from 0")
+        return _in_parallel(_TrainBatches(self, start_step), self.workers)
+
+
+@dataclass(frozen=True)
+class EvaluationLoader:
+    """One pass over a source, in order, in batches of a fixed size; row i of batch b is record b * batch_size + i.
+
+    Attributes:
+      source: the pairs.
+      transform: its `evaluate` makes the images.
+      batch_size: rows per batch over all processes; the last batch is filled with rows that are not valid.
+      quarantine: where records go that cannot be used; their rows are not valid. Where it is None, the first such
+        record is an error.
+      process_index: which process this is.
+      process_count: how many processes share a batch.
+      workers: worker processes; 0 prepares batches in threads of this process.
+    """
+
+    source: PairSequence
+    transform: ImageTransform
+    batch_size: int
+    quarantine: Quarantine | None = None
+    process_index: int = 0
+    process_count: int = 1
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        _rows_of_process(self.batch_size, self.process_index, self.process_count)
+        _check_source(self.source)
+
+    def __len__(self) -> int:
+        return -(-len(self.source) // self.batch_size)
+
+    def iterate(self) -> Generator[EvaluationBatch, None, None]:
+        """The batches, this process's rows of each: every process gets equally many."""
+        return _in_parallel(_EvaluationBatches(self), self.workers)
+
+
+class _TrainBatches:
+    """The rows of one process, step by step, as a source that Grain reads."""
+
+    def __init__(self, loader: TrainLoader, start_step: int) -> None:
+        self._loader = loader
+        self._start_step = start_step
+        self._rows = _rows_of_process(loader.batch_size, loader.process_index, loader.process_count)
+        self._bad: set[int] = set()
+        resized_bytes = 3 * loader.transform.resize_px**2
+        self._cache_fits = len(loader.source) * resized_bytes <= loader.cache_bytes
+        self._cache: dict[int, tuple[np.ndarray, tuple[str, ...]]] = {}
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: int) -> PairBatch:
+        loader, side = self._loader, self._loader.transform.crop_px
+        first = (self._start_step + index) * loader.batch_size + self._rows.start
+        images = np.empty((len(self._rows), side, side, 3), np.uint8)
+        captions = []
+        for row in range(len(self._rows)):
+            images[row], caption = self._example(first + row)
+            captions.append(caption)
+        return PairBatch(images, *loader.tokenizer.encode(captions, loader.text_length))
+
+    def _example(self, position: int) -> tuple[UInt8[np.ndarray, "H W 3"], str]:
+        loader = self._loader
+        image, texts = self._usable(shuffled_index(position, len(loader.source), loader.seed))
+        rng = np.random.Generator(np.random.Philox(key=[loader.seed, position]))
+        caption = texts[int(rng.integers(len(texts)))] if len(texts) > 1 else texts[0]
+        return loader.transform.train(image, rng), caption
+
+    def _usable(self, index: int) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[str, ...]]:
+        """The record at `index`, or the first usable one after it in the order of the data set."""
+        records = len(self._loader.source)
+        for offset in range(records):
+            if (found := self._read((index + offset) % records)) is not None:
+                return found
+            if self._loader.quarantine is not None:
+                self._loader.quarantine.check()
+        raise RecordError(f"not one of the {records} records can be used; see the quarantine file")
+
+    def _read(self, index: int) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[str, ...]] | None:
+        """The resized image and the captions of one record, or None where it cannot be used."""
+        if (cached := self._cache.get(index)) is not None:
+            return cached
+        if index in self._bad:
+            return None
+        key = f"record {index}"
+        try:
+            record = self._loader.source[index]
+            key = record.key
+            image = decode_image(record.image)
+        except (ImageDecodeError, RecordError) as error:
+            _put_aside(self._loader.quarantine, key, error)
+            self._bad.add(index)
+            return None
+        side = self._loader.transform.resize_px
+        found = resize_bilinear(image, side, side), record.texts
+        if self._cache_fits:
+            self._cache[index] = found
+        return found
+
+
+class _EvaluationBatches:
+    """The rows of one process, batch by batch, as a source that Grain reads."""
+
+    def __init__(self, loader: EvaluationLoader) -> None:
+        self._loader = loader
+        self._rows = _rows_of_process(loader.batch_size, loader.process_index, loader.process_count)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __getitem__(self, index: int) -> EvaluationBatch:
+        loader, rows, side = self._loader, len(self._rows), self._loader.transform.crop_px
+        images, valid = np.zeros((rows, side, side, 3), np.uint8), np.zeros(rows, np.bool_)
+        keys: list[str] = [""] * rows
+        texts: list[tuple[str, ...]] = [()] * rows
+        first = index * loader.batch_size + self._rows.start
+        for row, position in enumerate(range(first, min(first + rows, len(loader.source)))):
+            keys[row] = f"record {position}"
+            try:
+                record = loader.source[position]
+                keys[row], texts[row] = record.key, record.texts
+                images[row] = loader.transform.evaluate(decode_image(record.image))
+                valid[row] = True
+            except (ImageDecodeError, RecordError) as error:
+                _put_aside(loader.quarantine, keys[row], error)
+        return EvaluationBatch(images, valid, tuple(keys), tuple(texts))
+
+
+def shuffled_index(position: int, records: int, seed: int) -> int:
+    """Which record stands at `position` of the endless stream: each epoch is a permutation of its own."""
+    epoch, index = divmod(position, records)
+    return grain.experimental.index_shuffle(index, max_index=records - 1, seed=_epoch_seed(seed, epoch), rounds=4)
+
+
+@functools.lru_cache(maxsize=8)
+def _epoch_seed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+
+
+def _put_aside(quarantine: Quarantine | None, key: str, error: ValueError) -> None:
+    if quarantine is None:
+        raise RecordError(f"{key} cannot be used: {error}") from error
+    quarantine.add(key, str(error))
+
+
+def _rows_of_process(batch_size: int, process_index: int, process_count: int) -> range:
+    """The rows of each batch that belong to a process."""
+    if process_count < 1 or not 0 <= process_index < process_count:
+        raise ValueError(f"process {process_index} of {process_count} is no process; they count from 0")
+    if batch_size < 1 or batch_size % process_count:
+        below = batch_size - batch_size % process_count
+        sizes = f"{below} or {below + process_count}" if below > 0 else f"{process_count}"
+        raise ValueError(f"batch_size {batch_size} is not divisible by {process_count} processes; use {sizes}")
+    rows = batch_size // process_count
+    return range(process_index * rows, (process_index + 1) * rows)
+
+
+def _check_source(source: PairSequence) -> None:
+    if not 1 <= len(source) <= LARGEST_DATASET:
+        raise DatasetError(f"the data set has {len(source)} records; 1 to {LARGEST_DATASET} are possible")
+
+
+def _in_parallel(batches: Any, workers: int) -> Generator[Any, None, None]:
+    """Yields a source's batches in order, prepared ahead by threads or worker processes."""
+    _without_opencv_threads(0, 0)
+    threads = 1 if workers else max(1, min(4, len(os.sched_getaffinity(0))))
+    dataset = grain.MapDataset.source(batches).to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    )
+    if workers:
+        if not flags.FLAGS.is_parsed():  # Grain hands the flags of absl to its workers, parsed or not
+            flags.FLAGS.mark_as_parsed()
+        options = grain.multiprocessing.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_without_opencv_threads)
+    iterator = iter(dataset)
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+def _without_opencv_threads(worker: int, workers: int) -> None:
+    """OpenCV's own threads only get into the way of ours."""
+    cv2.setNumThreads(0)

@@ -1,0 +1,57 @@
+"""Settings of a training's input: which pairs, and how they become batches."""
+
+from dataclasses import dataclass
+
+from align_jax.data.images import ImageTransform
+from align_jax.data.loader import TrainLoader
+from align_jax.data.quarantine import Quarantine
+from align_jax.data.records import PairDataset
+from align_jax.data.text import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairData:
+    """Image-text pairs and how they become batches.
+
+    Attributes:
+        train: the pairs to learn from.
+        tokenizer: folder with a `tokenizer.json` or `vocab.txt`.
+        transform: sizes and augmentation of the images.
+        text_length: tokens per caption; longer ones are cut.
+        workers: processes that decode and augment; 0 does it in threads of the training process.
+        cache_bytes: decoded images kept in memory, so that small data sets are decoded once.
+        max_bad_records: training stops when more records than this cannot be used.
+    """
+
+    train: PairDataset
+    tokenizer: str
+    transform: ImageTransform
+    text_length: int = 64
+    workers: int = 0
+    cache_bytes: int = 0
+    max_bad_records: int = 100
+
+    def loader(
+        self,
+        tokenizer: Tokenizer,
+        quarantine: Quarantine,
+        *,
+        batch_size: int,
+        seed: int,
+        process_index: int,
+        process_count: int,
+    ) -> TrainLoader:
+        """Opens the training pairs as one process sees them."""
+        return TrainLoader(
+            self.train.open(),
+            self.transform,
+            tokenizer,
+            text_length=self.text_length,
+            batch_size=batch_size,
+            seed=seed,
+            quarantine=quarantine,
+            process_index=process_index,
+            process_count=process_count,
+            workers=self.workers,
+            cache_bytes=self.cache_bytes,
+        )

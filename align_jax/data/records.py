@@ -1,0 +1,159 @@
+"""Pairs of an encoded image and its captions, read by number from a TFDS data set in ArrayRecord files.
+
+`PairDataset` names a prepared data set; `.open()` gives a `PairSource`, a sequence of `PairRecord` that reads each
+record when it is asked for, so its size in memory does not depend on the number of records. The features read are
+`image` (encoded bytes), `text`, and where they are there `aliases` (more captions of the same image) and `key`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, SupportsIndex, runtime_checkable
+
+import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from tensorflow_datasets.proto import tf_example_pb2
+
+_Example = getattr(tf_example_pb2, "Example")  # noqa: B009 (made at run time, where type checkers cannot see it)
+
+
+class DatasetNotPreparedError(FileNotFoundError):
+    """There is no data set where one was named; the message says which command prepares it."""
+
+
+class DatasetError(ValueError):
+    """A data set is there, but cannot be used as image-text pairs."""
+
+
+class RecordError(ValueError):
+    """One record of a data set cannot be read as an image with captions."""
+
+
+@dataclass(frozen=True)
+class PairRecord:
+    """An encoded image with its captions.
+
+    Attributes:
+      key: names the record within its data set.
+      image: the image file as it was found.
+      texts: one or more captions, the main one first.
+    """
+
+    key: str
+    image: bytes
+    texts: tuple[str, ...]
+
+
+@runtime_checkable
+class PairSequence(Protocol):
+    """What loaders read from: pairs by number. `PairSource` is one, and so is a list of `PairRecord`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> PairRecord: ...
+
+
+@dataclass(frozen=True)
+class PairDataset:
+    """A prepared data set of pairs, by name.
+
+    Attributes:
+      name: the data set's name, with its configuration ("openmoji/px72") where several are prepared.
+      split: "train", or several joined, as in "train+compositional"; the split syntax of TFDS ("train[:1000]") works.
+      data_dir: the folder that all data sets lie in.
+    """
+
+    name: str
+    split: str
+    data_dir: str
+
+    def open(self) -> "PairSource":
+        """A random-access source of the split's records.
+
+        Raises:
+          DatasetNotPreparedError: no such data set under `data_dir`.
+          DatasetError: no such split, no records, or records of another kind.
+        """
+        info = tfds.builder_from_directory(_newest_version(Path(self.data_dir), self.name)).info
+        where = f"data set {self.name!r} in {self.data_dir}"
+        if info.file_format is None or info.file_format.value != "array_record":
+            raise DatasetError(
+                f"{where} is stored as {info.file_format and info.file_format.value}; prepare it with "
+                "file_format='array_record', which can be read in any order"
+            )
+        missing = {"image", "text"} - set(info.features or ())
+        if missing:
+            raise DatasetError(f"{where} has no feature {' and no '.join(sorted(missing))}; pairs need image and text")
+        try:
+            instructions = info.splits[self.split].file_instructions
+        except (KeyError, ValueError) as error:
+            raise DatasetError(
+                f"{where} has no split {self.split!r}; it has {', '.join(sorted(info.splits))}"
+            ) from error
+        if not instructions:
+            raise DatasetError(f"split {self.split!r} of {where} is empty; prepare it again, or name another split")
+        return PairSource(ArrayRecordDataSource(instructions))
+
+
+class PairSource(Sequence[PairRecord]):
+    """Records of one or more splits by number; opens its files when first read, and again after pickling."""
+
+    def __init__(self, serialized: ArrayRecordDataSource) -> None:
+        self._serialized = serialized
+
+    def __len__(self) -> int:
+        return len(self._serialized)
+
+    def __getitem__(self, index: SupportsIndex) -> PairRecord:  # pyrefly: ignore[bad-override]
+        """The record at `index`.
+
+        Raises:
+          IndexError: there is no such record.
+          RecordError: it is damaged, or has no image or no caption.
+        """
+        position = index.__index__()
+        if not 0 <= position < len(self):
+            raise IndexError(f"record {position} of {len(self)}")
+        try:
+            return parse_record(self._serialized[position], position)
+        except RecordError:
+            raise
+        except Exception as error:  # ArrayRecord's checksum errors are RuntimeError, protobuf's DecodeError
+            raise RecordError(f"record {position} cannot be read: {error}") from error
+
+
+def parse_record(serialized: bytes, position: int) -> PairRecord:
+    """Reads one `tf.train.Example`; `position` stands in for the key where the record has none."""
+    features = _Example.FromString(serialized).features.feature
+    images = features["image"].bytes_list.value
+    texts = [*features["text"].bytes_list.value, *features["aliases"].bytes_list.value]
+    if not images or not texts:
+        raise RecordError(f"record {position} has no {'caption' if images else 'image'}")
+    keys = features["key"].bytes_list.value
+    return PairRecord(
+        key=keys[0].decode("utf-8", "replace") if keys else str(position),
+        image=images[0],
+        texts=tuple(text.decode("utf-8", "replace") for text in texts),
+    )
+
+
+def _newest_version(data_dir: Path, name: str) -> Path:
+    """The folder `data_dir/name[/config]/version` with the highest version."""
+    found = sorted(data_dir.joinpath(name).glob("*.*.*/dataset_info.json"), key=_version) or sorted(
+        data_dir.joinpath(name).glob("*/*.*.*/dataset_info.json"), key=_version
+    )
+    configurations = sorted({path.parent.parent for path in found})
+    if len(configurations) > 1:
+        names = ", ".join(f"{name}/{path.name}" for path in configurations)
+        raise DatasetError(f"data set {name!r} in {data_dir} is prepared in several forms; name one of {names}")
+    if not found:
+        known = name.split("/")[0]
+        command = "openmoji" if known == "openmoji" else f"folder --input DIR_OR_LIST --name {known}"
+        raise DatasetNotPreparedError(
+            f"no data set {name!r} in {data_dir}; prepare it with `align-jax data {command} --data-dir {data_dir}`"
+        )
+    return found[-1].parent
+
+
+def _version(info_file: Path) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdigit() else -1 for part in info_file.parent.name.split("."))

@@ -1,0 +1,106 @@
+"""ALIGN (Jia et al., arXiv 2102.05918): an image tower and a text tower that meet in one normalised space."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt8
+
+from align_jax.configuration import AlignConfig
+from align_jax.models.bert import Bert, TextFeatures
+from align_jax.models.efficientnet import EfficientNet, ImageFeatures
+
+
+class AlignEmbeddings(NamedTuple):
+    """What the contrastive loss compares."""
+
+    image: Float[Array, "B D"]  # float32, of unit length
+    text: Float[Array, "B D"]  # float32, of unit length
+    temperature: Float[Array, ""]  # float32; logits are cosines divided by it
+
+
+class Align(nn.Module):
+    """Both towers.
+
+    Attributes:
+        config: the two towers and the shared space.
+        batch_norm_group_size: see `EfficientNet`.
+        dtype: of the computation inside the towers; projections, norms and temperature are float32.
+        param_dtype: of the parameters.
+    """
+
+    config: AlignConfig
+    batch_norm_group_size: int | None = None
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        """Names the parameters: `image/…`, `text/…`, the projections and the temperature."""
+        config, types = self.config, {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        self.image = EfficientNet(config.vision_config, self.batch_norm_group_size, **types)
+        self.text = Bert(config.text_config, **types)
+        if config.image_projection:
+            self.image_projection = nn.Dense(config.projection_dim, param_dtype=self.param_dtype)
+        self.text_projection = nn.Dense(config.projection_dim, param_dtype=self.param_dtype)
+        self.temperature = self.param(
+            "temperature", nn.initializers.constant(config.temperature_init_value), (), jnp.float32
+        )
+
+    def __call__(
+        self,
+        images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"],
+        input_ids: Int[Array, "B T"],
+        attention_mask: Int[Array, "B T"] | None = None,
+        token_type_ids: Int[Array, "B T"] | None = None,
+        position_ids: Int[Array, "#B T"] | None = None,
+        *,
+        train: bool = False,
+    ) -> AlignEmbeddings:
+        """Embeds pairs.
+
+        Args:
+            images: bytes 0 to 255, which are scaled here; or floating-point pixels already in [-1, 1].
+            input_ids: WordPiece ids, zero-padded.
+            attention_mask: 1 on tokens, 0 on padding; all tokens when absent.
+            token_type_ids: segments; all zero when absent.
+            position_ids: 0, 1, … when absent.
+            train: batch statistics, dropout and drop-connect.
+        """
+        image, _ = self.encode_image(images, train=train)
+        text, _ = self.encode_text(input_ids, attention_mask, token_type_ids, position_ids, train=train)
+        return AlignEmbeddings(unit_length(image), unit_length(text), self.temperature)
+
+    def encode_image(
+        self, images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"], *, train: bool = False
+    ) -> tuple[Float[Array, "B D"], ImageFeatures]:
+        """Float32 embeddings, not normalised, and what the tower computed on the way."""
+        features = self.image(scale_pixels(images), train=train)
+        if not self.config.image_projection:
+            return features.pooled, features
+        return self.image_projection(features.pooled), features
+
+    def encode_text(
+        self,
+        input_ids: Int[Array, "B T"],
+        attention_mask: Int[Array, "B T"] | None = None,
+        token_type_ids: Int[Array, "B T"] | None = None,
+        position_ids: Int[Array, "#B T"] | None = None,
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B D"], TextFeatures]:
+        """Float32 embeddings, not normalised, and what the tower computed on the way."""
+        features = self.text(input_ids, attention_mask, token_type_ids, position_ids, train=train)
+        return self.text_projection(features.last_hidden_state[:, 0].astype(jnp.float32)), features
+
+
+def scale_pixels(images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
+    """Bytes to [-1, 1], as the released model does; floating-point images pass unchanged."""
+    if images.dtype == jnp.uint8:
+        return images.astype(jnp.float32) / 127.5 - 1.0
+    return images
+
+
+def unit_length(vectors: Float[Array, "B D"]) -> Float[Array, "B D"]:
+    """Divides by the Euclidean norm, with the sum of squares at least 1e-12 so that zero stays zero."""
+    square = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
+    return vectors * jnp.reciprocal(jnp.sqrt(jnp.maximum(square, 1e-12)))

@@ -1,0 +1,71 @@
+"""Where every parameter lies, in two tables: path -> logical axes -> mesh axes.
+
+The same tables serve optimizer state and averaged parameters, whose paths end like the parameters' own.
+"""
+
+import math
+import re
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+# The first pattern found in a path names its axes; None is never split.
+PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"text/embeddings/word/embedding$", ("vocabulary", "features")),
+    (r"text/embeddings/\w+/embedding$", (None, "features")),
+    (r"text/layers_\d+/attention/(query|key|value)/kernel$", ("features", "heads")),
+    (r"text/layers_\d+/attention/output/kernel$", ("heads", "features")),
+    (r"text/layers_\d+/feed_forward_in/kernel$", ("features", "hidden")),
+    (r"text/layers_\d+/feed_forward_out/kernel$", ("hidden", "features")),
+    (r"text/pooler/kernel$", ("features", None)),
+    (r"image/stem/conv/kernel$", (None, None, None, None)),
+    (r"image/blocks_\d+/depthwise/kernel$", (None, None, None, "features")),
+    (r"image/blocks_\d+/(expand|project)/kernel$", (None, None, None, "features")),
+    (r"image/blocks_\d+/squeeze_excite/(reduce|expand)/kernel$", (None, "features")),
+    (r"(image|text)_projection/kernel$", ("features", None)),
+    (r"/(bias|scale|mean|var)$", (None,)),
+    (r"temperature$", ()),
+)
+
+MESH_AXIS_OF: dict[str, str] = {
+    "features": "fsdp",
+    "vocabulary": "tensor",
+    "heads": "tensor",
+    "hidden": "tensor",
+}
+
+
+def logical_axes(path: str) -> tuple[str | None, ...] | None:
+    """Names of a parameter's axes; `None` where no row of the table speaks of the path."""
+    return next((axes for pattern, axes in PARAMETER_AXES if re.search(pattern, path)), None)
+
+
+def partition(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """How one array is split; an axis that does not divide evenly stays whole, and so does all that is not in the table."""
+    axes = logical_axes(path)
+    if axes is None or len(axes) != len(shape):
+        return PartitionSpec()
+    names = [MESH_AXIS_OF.get(axis) if axis else None for axis in axes]
+    return PartitionSpec(
+        *(name if name and size % mesh.shape[name] == 0 else None for name, size in zip(names, shape, strict=True))
+    )
+
+
+def tree_shardings(tree: Any, mesh: Mesh) -> Any:
+    """A sharding for every array of a tree of arrays or of `jax.ShapeDtypeStruct`."""
+
+    def of_leaf(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        return NamedSharding(mesh, partition(path_name(path), leaf.shape, mesh))
+
+    return jax.tree_util.tree_map_with_path(of_leaf, tree)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """`image/blocks_3/depthwise/kernel` for a key path of `jax.tree_util`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def parameter_count(tree: Any) -> int:
+    """Number of scalars in a tree."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

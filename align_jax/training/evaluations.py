@@ -1,0 +1,123 @@
+"""The evaluations that run beside a training, on the parameters of the moment."""
+
+import dataclasses
+from contextlib import closing
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Int
+
+from align_jax.data.loader import EvaluationLoader
+from align_jax.data.pairs import PairData
+from align_jax.data.quarantine import Quarantine
+from align_jax.data.records import PairDataset, PairRecord
+from align_jax.data.text import Tokenizer
+from align_jax.evaluation.retrieval import RetrievalSet, recall
+from align_jax.inference.encoder import Encoder
+from align_jax.models.align import Align
+
+
+@dataclasses.dataclass(frozen=True)
+class Every:
+    """Something that happens now and then: at each multiple of `steps`."""
+
+    steps: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps {self.steps} is not positive; use 1 or more")
+
+    def due(self, step: int) -> bool:
+        """Whether it happens after `step` finished steps."""
+        return step % self.steps == 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RetrievalEvaluation:
+    """Recall in both directions, now and then and at the end.
+
+    Attributes:
+        name: prefix of the numbers in `metrics.jsonl`.
+        queries: split whose images and captions are looked up.
+        distractors: split that is searched besides the queries; none when absent.
+        captions: whether an image's first caption counts, or all of them.
+        every: how often.
+        batch_size: rows encoded at once.
+    """
+
+    name: str
+    queries: PairDataset
+    distractors: PairDataset | None = None
+    captions: Literal["first", "all"] = "first"
+    every: Every = Every(1000)
+    batch_size: int = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalOutcome:
+    """Recall, and the embeddings and records it was computed from.
+
+    Attributes:
+        recall: by direction and cutoff.
+        embedded: everything that was searched; ids are positions in `records`.
+        records: queries first, then distractors.
+        texts: the captions, in the order of the embedded texts.
+        query_ids: positions of the queries.
+    """
+
+    recall: dict[str, float]
+    embedded: RetrievalSet
+    records: list[PairRecord]
+    texts: list[str]
+    query_ids: Int[np.ndarray, "Q"]
+
+
+class Retrieval:
+    """One `RetrievalEvaluation` with its data opened and its encoder compiled once."""
+
+    def __init__(
+        self,
+        settings: RetrievalEvaluation,
+        module: Align,
+        mesh: Mesh,
+        tokenizer: Tokenizer,
+        data: PairData,
+        quarantine: Quarantine,
+    ):
+        self.settings = settings
+        self._encoder = Encoder(module, mesh, tokenizer, text_length=data.text_length, batch_size=settings.batch_size)
+        sources = [settings.queries.open()] + ([settings.distractors.open()] if settings.distractors else [])
+        self._records = [source[index] for source in sources for index in range(len(source))]
+        self._query_ids = np.arange(len(sources[0]))
+        self._loader = EvaluationLoader(
+            self._records,
+            data.transform,
+            settings.batch_size,
+            quarantine,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def run(self, variables: dict[str, Any]) -> RetrievalOutcome:
+        """Embeds everything and measures recall; pictures that do not decode are neither asked for nor found."""
+        captions = slice(1) if self.settings.captions == "first" else slice(None)
+        texts = [(index, text) for index, record in enumerate(self._records) for text in record.texts[captions]]
+        with closing(self._loader.iterate()) as batches:
+            images, valid = self._encoder.images(variables, batches)
+        image_ids = np.flatnonzero(valid[: len(self._records)])
+        embedded = RetrievalSet(
+            images=images[image_ids],
+            image_ids=image_ids,
+            texts=self._encoder.texts(variables, [text for _, text in texts]),
+            text_ids=np.array([index for index, _ in texts]),
+        )
+        query_ids = np.intersect1d(self._query_ids, image_ids)
+        return RetrievalOutcome(
+            recall=recall(embedded, query_ids),
+            embedded=embedded,
+            records=self._records,
+            texts=[text for _, text in texts],
+            query_ids=query_ids,
+        )

@@ -1,0 +1,93 @@
+"""An experiment: everything that a training run depends on, as plain frozen dataclasses.
+
+Files in `configs/` return one; the command line overrides its fields by type; `experiment.json` in a workdir is its exact
+copy.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import cattrs
+from cattrs.preconf.json import make_converter
+from cattrs.strategies import configure_tagged_union
+
+from align_jax.configuration import ConfigurationError
+from align_jax.data.pairs import PairData
+from align_jax.parallel.mesh import MeshShape
+from align_jax.training.evaluations import Every, RetrievalEvaluation
+from align_jax.training.optimizers import AdamW, Lamb
+from align_jax.training.tasks import Contrastive
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One training run.
+
+    Attributes:
+        name: shown in the report.
+        task: model and loss.
+        data: pairs, tokens, augmentation.
+        optimizer: with its learning-rate schedule.
+        total_steps: the run ends after this many steps; the schedule spans them.
+        batch_size: pairs per step, on all devices together.
+        seed: of parameters, sample order, augmentation and dropout.
+        mesh: how devices share the work.
+        ema_decay: of the running average of the parameters that is evaluated; none when absent.
+        evaluations: recall on held-out pairs.
+        log: how often numbers are recorded.
+        checkpoint: how often the state is saved, besides the end.
+        keep_checkpoints: how many of the newest stay.
+    """
+
+    name: str
+    task: Contrastive
+    data: PairData
+    optimizer: Lamb | AdamW
+    total_steps: int
+    batch_size: int
+    seed: int = 0
+    mesh: MeshShape = MeshShape()
+    ema_decay: float | None = None
+    evaluations: tuple[RetrievalEvaluation, ...] = ()
+    log: Every = Every(10)
+    checkpoint: Every = Every(1000)
+    keep_checkpoints: int = 3
+
+    def __post_init__(self) -> None:
+        config, transform = self.task.model, self.data.transform
+        if transform.crop_px != config.vision_config.image_size:
+            raise ConfigurationError(
+                f"the images are cropped to {transform.crop_px} px but the image tower is built for "
+                f"{config.vision_config.image_size} px; make data.transform.crop_px and image_size equal"
+            )
+        if self.data.text_length > config.text_config.max_position_embeddings:
+            raise ConfigurationError(
+                f"text_length {self.data.text_length} is more than the text tower's "
+                f"{config.text_config.max_position_embeddings} positions"
+            )
+        if self.total_steps < 1:
+            raise ConfigurationError(f"total_steps {self.total_steps} is not positive; use 1 or more")
+
+    def to_json(self, path: str | Path) -> None:
+        """Writes `experiment.json`."""
+        Path(path).write_text(json.dumps(_converter().unstructure(self), indent=2) + "\n")
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> "Experiment":
+        """Reads `experiment.json`.
+
+        Raises:
+            ConfigurationError: if a field is unknown, missing or of the wrong type; all are named.
+        """
+        try:
+            return _converter().structure(json.loads(Path(path).read_text()), cls)
+        except (cattrs.BaseValidationError, json.JSONDecodeError) as error:
+            problems = cattrs.transform_error(error) if isinstance(error, cattrs.BaseValidationError) else [str(error)]
+            raise ConfigurationError(f"{path} is not an experiment: {'; '.join(problems)}") from error
+
+
+def _converter() -> cattrs.Converter:
+    converter = make_converter(forbid_extra_keys=True)
+    configure_tagged_union(Lamb | AdamW, converter, tag_name="kind")
+    return converter

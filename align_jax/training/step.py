@@ -1,0 +1,49 @@
+"""One training step: gradient of the task's loss, optimizer, averages. The only step function there is."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from align_jax.training.experiment import Experiment
+from align_jax.training.optimizers import exponential_moving_average
+from align_jax.training.state import TrainState
+
+StepFunction = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def train_step(experiment: Experiment, optimizer: optax.GradientTransformation, mesh: Mesh) -> StepFunction:
+    """The step as a pure function of the state and a global batch; the caller jits it with shardings.
+
+    Its randomness is `fold_in(key(seed), step)`, so nothing about randomness is part of the state.
+    """
+
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(experiment.seed), state.step)
+
+        def loss(params: Any) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
+            return experiment.task.loss({"params": params, "batch_stats": state.batch_stats}, batch, key, mesh)
+
+        (value, (batch_stats, shown)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = state.ema_params
+        if experiment.ema_decay is not None:
+            ema_params = exponential_moving_average(ema_params, params, experiment.ema_decay, state.step)
+        metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradients)} | shown
+        return TrainState(state.step + 1, params, batch_stats, opt_state, ema_params), metrics
+
+    return step
+
+
+def compile_step(step: StepFunction, state: TrainState, batch_sharding: Any) -> StepFunction:
+    """Jits a step for a state (of arrays or of abstract arrays) whose memory the new state takes over."""
+    state_shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return jax.jit(
+        step,
+        in_shardings=(state_shardings, batch_sharding),
+        out_shardings=(state_shardings, None),
+        donate_argnums=0,
+    )

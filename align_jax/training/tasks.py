@@ -1,0 +1,78 @@
+"""What is trained: a task makes the model, its first variables, and the loss of a batch.
+
+The loop and the step know tasks only through these methods, so one loop serves every task.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from align_jax.configuration import AlignConfig
+from align_jax.losses import contrastive_loss
+from align_jax.models.align import Align
+from align_jax.parallel.mesh import BATCH_AXES
+from align_jax.types import PairBatch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contrastive:
+    """ALIGN: every image of the global batch against every text of it.
+
+    Attributes:
+        model: both towers.
+        label_smoothing: share of the target spread over the whole batch.
+        batch_norm_group_size: examples that share batch-norm statistics; the whole batch when absent.
+        temperature_floor: the loss sees no lower temperature than this; no floor when absent.
+        dtype: of the computation inside the towers; bfloat16 for TPU and GPU, float32 for CPU.
+    """
+
+    model: AlignConfig
+    label_smoothing: float = 0.1
+    batch_norm_group_size: int | None = 16
+    temperature_floor: float | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def module(self) -> Align:
+        """The Linen module."""
+        return Align(self.model, batch_norm_group_size=self.batch_norm_group_size, dtype=jnp.dtype(self.dtype))
+
+    def init(self, key: jax.Array) -> dict[str, Any]:
+        """Parameters and batch statistics before training."""
+        size = self.model.vision_config.image_size
+        images = jnp.zeros((1, size, size, self.model.vision_config.num_channels), jnp.uint8)
+        return self.module().init(key, images, jnp.zeros((1, 2), jnp.int32))
+
+    def loss(
+        self, variables: dict[str, Any], batch: PairBatch, key: jax.Array, mesh: Mesh
+    ) -> tuple[jax.Array, tuple[dict[str, Any], dict[str, jax.Array]]]:
+        """The loss of a global batch, the moved batch statistics, and what to show."""
+        embeddings, moved = self.module().apply(
+            variables,
+            batch.images,
+            batch.input_ids,
+            batch.attention_mask,
+            train=True,
+            rngs={"dropout": key},
+            mutable=["batch_stats"],
+        )
+        temperature = embeddings.temperature
+        if self.temperature_floor is not None:
+            temperature = jnp.maximum(temperature, self.temperature_floor)
+        rows, everywhere = PartitionSpec(BATCH_AXES), PartitionSpec()
+        compare = jax.shard_map(
+            partial(contrastive_loss, label_smoothing=self.label_smoothing, axis_names=BATCH_AXES),
+            mesh=mesh,
+            in_specs=(rows, rows, everywhere),
+            out_specs=everywhere,
+        )
+        result = compare(embeddings.image, embeddings.text, temperature)
+        shown = {
+            "temperature": temperature,
+            "image_to_text_accuracy": result.image_to_text_accuracy,
+            "text_to_image_accuracy": result.text_to_image_accuracy,
+        }
+        return result.loss, (moved["batch_stats"], shown)

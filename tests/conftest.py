@@ -1,0 +1,25 @@
+"""Every test runs on eight CPU devices with strict promotion, and with the shape annotations checked."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+
+from jaxtyping import install_import_hook
+
+with install_import_hook("align_jax", "beartype.beartype"):
+    import align_jax  # noqa: F401  (the hook covers every module imported from here on)
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True)
+def _matrix_products_in_full_precision():
+    with jax.default_matmul_precision("float32"):
+        yield

@@ -1,0 +1,186 @@
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from transformers import AlignProcessor
+
+from align_jax.cli import main
+from align_jax.configuration import AlignConfig, ConfigurationError
+from align_jax.data.quarantine import TooManyBadRecordsError
+from align_jax.data.records import PairDataset
+from align_jax.parallel.mesh import MeshShape
+from align_jax.training.experiment import Experiment
+from align_jax.training.loop import NonFiniteLossError, train
+from align_jax.training.optimizers import Lamb
+from align_jax.training.telemetry import read_metrics
+from tests.training.conftest import write_pictures
+
+
+def losses(workdir):
+    return {line["step"]: line["loss"] for line in read_metrics(workdir / "metrics.jsonl") if "loss" in line}
+
+
+def assert_trees_identical(left, right):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.fixture
+def straight(experiment, tmp_path):
+    """Twenty steps on eight devices without a break."""
+    return train(experiment, tmp_path / "straight"), losses(tmp_path / "straight")
+
+
+def test_one_device_gives_the_losses_of_eight(experiment, straight, tmp_path):
+    _, on_eight = straight
+    train(experiment, tmp_path / "one", devices=jax.devices()[:1])
+    on_one = losses(tmp_path / "one")
+    assert list(on_one) == list(on_eight) == list(range(1, 21))
+    np.testing.assert_allclose(list(on_one.values()), list(on_eight.values()), rtol=1e-4)
+    assert on_eight[20] < 0.9 * on_eight[1]  # it has learnt something, so the agreement is about more than noise
+
+
+def test_sharded_parameters_give_the_same_losses(experiment, straight, tmp_path):
+    _, expected = straight
+    split = dataclasses.replace(experiment, mesh=MeshShape(data=2, fsdp=2, tensor=2))
+    train(split, tmp_path / "split")
+    np.testing.assert_allclose(list(losses(tmp_path / "split").values()), list(expected.values()), rtol=1e-4)
+
+
+def test_stopped_and_continued_run_ends_bit_equal_to_the_straight_run(experiment, straight, tmp_path):
+    expected_state, expected_losses = straight
+    workdir = tmp_path / "stopped"
+    assert int(train(experiment, workdir, stop_at=10).step) == 10
+    state = train(experiment, workdir)
+    assert_trees_identical(state, expected_state)
+    assert losses(workdir) == expected_losses
+
+
+def test_finished_run_does_not_train_again(experiment, straight, tmp_path):
+    state, expected_losses = straight
+    again = train(experiment, tmp_path / "straight")
+    assert_trees_identical(again, state)
+    assert losses(tmp_path / "straight") == expected_losses
+
+
+def test_run_continues_from_the_last_checkpoint_after_later_steps_were_lost(experiment, straight, tmp_path):
+    """Steps 11 to 15 were logged, then the process died: their lines are dropped and written again."""
+    expected_state, expected_losses = straight
+    workdir = tmp_path / "killed"
+    train(experiment, workdir, stop_at=10)
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps({"step": step, "loss": 99.0}) + "\n" for step in range(11, 16))
+    assert_trees_identical(train(experiment, workdir), expected_state)
+    assert losses(workdir) == expected_losses
+
+
+def test_evaluation_report_and_model_folder(evaluated, tmp_path):
+    train(evaluated, tmp_path)
+    recalls = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "discs/image_to_text_recall@1" in line]
+    assert [line["step"] for line in recalls] == [10, 20]
+    assert recalls[-1]["discs/image_to_text_recall@10"] > 3 * 10 / 64
+    assert "a red disc on a blue ground" in (tmp_path / "report.html").read_text()
+    assert AlignConfig.from_json(tmp_path) == evaluated.task.model
+    assert Experiment.from_json(tmp_path / "experiment.json") == evaluated
+    inputs = AlignProcessor.from_pretrained(tmp_path)(
+        text=["a red disc"], images=Image.new("RGB", (40, 30)), return_tensors="np", max_length=12
+    )
+    assert inputs["pixel_values"].shape == (1, 3, 17, 17)
+    assert inputs["input_ids"].shape == (1, 12)
+
+
+def test_experiment_with_lamb_survives_its_file(experiment, tmp_path):
+    lamb = dataclasses.replace(experiment, optimizer=Lamb(peak_learning_rate=5e-3, clip_norm=1.0))
+    lamb.to_json(tmp_path / "experiment.json")
+    assert Experiment.from_json(tmp_path / "experiment.json") == lamb
+
+
+def test_unknown_field_in_an_experiment_file_is_named(experiment, tmp_path):
+    path = tmp_path / "experiment.json"
+    experiment.to_json(path)
+    values = json.loads(path.read_text())
+    values["optimizer"]["learning_rat"] = 1.0
+    path.write_text(json.dumps(values))
+    with pytest.raises(ConfigurationError, match="learning_rat"):
+        Experiment.from_json(path)
+
+
+def test_loss_that_is_not_a_number_stops_with_its_step_and_is_not_saved(experiment, tmp_path):
+    wild = dataclasses.replace(experiment, optimizer=Lamb(peak_learning_rate=1e30, decay="constant", warmup_steps=2))
+    with pytest.raises(NonFiniteLossError, match=r"loss is nan at step \d+"):
+        train(wild, tmp_path)
+    assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
+
+
+def test_batch_that_does_not_divide_is_refused_before_anything_is_written(experiment, tmp_path):
+    with pytest.raises(ValueError, match="batch_size 30 is not divisible by 8 devices; use 24 or 32"):
+        train(dataclasses.replace(experiment, batch_size=30), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_workdir_of_another_model_is_refused(experiment, tmp_path):
+    train(experiment, tmp_path, stop_at=1)
+    other = dataclasses.replace(experiment, task=dataclasses.replace(experiment.task, model=AlignConfig.tiny()))
+    other = dataclasses.replace(other, data=dataclasses.replace(other.data, transform=_transform(32)))
+    with pytest.raises(ConfigurationError, match="holds a run of another model"):
+        train(other, tmp_path)
+
+
+def test_another_order_of_examples_is_refused(experiment, tmp_path):
+    train(experiment, tmp_path, stop_at=1)
+    with pytest.raises(ConfigurationError, match="seed was 0 and is now 1"):
+        train(dataclasses.replace(experiment, seed=1), tmp_path)
+
+
+def test_broken_images_are_skipped_named_and_limited(experiment, tmp_path, data_dir):
+    """The builder lets only whole images in, so records are broken where they lie."""
+    from align_jax.data.records import PairRecord, PairSource
+
+    broken = {"red_blue.png", "blue_red.png"}
+    original = PairSource.__getitem__
+
+    def damaged(self, index):
+        record = original(self, index)
+        name = record.key.split("/")[-1]
+        return PairRecord(record.key, record.image[:40], record.texts) if name in broken else record
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PairSource, "__getitem__", damaged)
+        train(experiment, tmp_path / "tolerant", stop_at=4)
+        lines = (tmp_path / "tolerant" / "quarantine-0.jsonl").read_text().splitlines()
+        assert {json.loads(line)["key"].split("/")[-1] for line in lines} == broken
+        strict = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, max_bad_records=1))
+        with pytest.raises(TooManyBadRecordsError, match="max_bad_records 1"):
+            train(strict, tmp_path / "strict")
+
+
+def _transform(size):
+    from align_jax.data.images import ImageTransform
+
+    return ImageTransform(resize_px=size, crop_px=size)
+
+
+def test_command_line_overrides_any_field_by_type(experiment):
+    from align_jax.cli.train import override
+
+    changed = override(experiment, ["--optimizer.peak-learning-rate", "0.5", "--mesh.fsdp", "2", "--ema-decay", "None"])
+    assert (changed.optimizer.peak_learning_rate, changed.mesh.fsdp, changed.ema_decay) == (0.5, 2, None)
+
+
+def test_missing_data_set_names_the_command(experiment, tmp_path):
+    absent = PairDataset("discs", "train", str(tmp_path))
+    data = dataclasses.replace(experiment.data, train=absent)
+    with pytest.raises(FileNotFoundError, match="align-jax data"):
+        train(dataclasses.replace(experiment, data=data), tmp_path / "run")
+
+
+def test_builder_of_the_fixture_is_deterministic(tmp_path, data_dir):
+    write_pictures(tmp_path / "pictures")
+    arguments = ["--input", str(tmp_path / "pictures"), "--name", "discs", "--data-dir", str(tmp_path / "data")]
+    assert main(["data", "folder", *arguments]) == 0
+    first, second = (PairDataset("discs", "train", str(root)).open() for root in (data_dir, tmp_path / "data"))
+    assert [record.texts for record in first] == [record.texts for record in second]
