@@ -19,6 +19,13 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _programs_compile_once(tmp_path_factory):
+    """Many tests train the same small experiment; its step is compiled by the first of them."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
 @pytest.fixture(autouse=True)
 def _matrix_products_in_full_precision():
     with jax.default_matmul_precision("float32"):

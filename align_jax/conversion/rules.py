@@ -49,8 +49,8 @@ class Ignored:
     Attributes:
         source: template of the name.
         reason: why nothing is lost, for the report.
-        beside: template of a variable's path; for each such variable the tensor is written on the way back.
-        value: what is written on the way back.
+        beside: template of a variable's path; for each such variable, the way back writes the tensor again.
+        value: what it then holds.
     """
 
     source: str
@@ -135,22 +135,19 @@ class Plan(NamedTuple):
     @classmethod
     def of(cls, table: RuleTable, targets: Iterable[str]) -> Self:
         """Names the source tensors of each variable, given the variables' paths."""
-        plan = cls({}, {}, {}, ())
-        unnamed = []
+        targets = tuple(targets)
+        places, names, generated = {}, {}, {}
         for target in targets:
             for rule in table.rules:
                 source = _translate(rule.target, rule.source, target)
                 if source is not None:
-                    plan.places[source] = Place(target, rule.layout)
-                    plan.names.setdefault(target, source)
+                    places[source] = Place(target, rule.layout)
+                    names.setdefault(target, source)
             for entry in table.ignored:
-                if entry.beside is not None and entry.value is not None:
-                    source = _translate(entry.beside, entry.source, target)
-                    if source is not None:
-                        plan.generated[source] = entry.value
-            if target not in plan.names:
-                unnamed.append(target)
-        return plan._replace(unnamed=tuple(unnamed))
+                source = _translate(entry.beside, entry.source, target) if entry.beside is not None else None
+                if source is not None:
+                    generated[source] = entry.value
+        return cls(places, names, generated, tuple(target for target in targets if target not in names))
 
 
 def to_flax(
@@ -159,7 +156,7 @@ def to_flax(
     """Converts source tensors to a tree of variables.
 
     Args:
-        tensors: by source name; each is read once, so a lazy mapping never holds them all.
+        tensors: by source name; each is read once, so the mapping may load them one by one.
         table: the rules of the architecture.
         target: abstract variables with `shape` and `dtype`, such as `{"params": …, "batch_stats": …}`.
         casting: "no" wants every type as the target has it; "floating" converts between floating-point types.
@@ -167,7 +164,7 @@ def to_flax(
     Raises:
         ConversionError: if a tensor is unused, missing, given twice, or of the wrong shape or type.
     """
-    abstract = flatten_dict(dict(target), sep="/")
+    abstract: dict[str, Any] = flatten_dict(dict(target), sep="/")
     plan = Plan.of(table, abstract)
     unused, duplicate, mismatched = [], [], []
     filled: dict[str, np.ndarray] = {}
@@ -207,8 +204,8 @@ def from_flax(
     Raises:
         ConversionError: if a variable is missing, has no source name, or is of the wrong shape or type.
     """
-    abstract = flatten_dict(dict(target), sep="/")
-    arrays = flatten_dict(dict(variables), sep="/")
+    abstract: dict[str, Any] = flatten_dict(dict(target), sep="/")
+    arrays: dict[str, Any] = flatten_dict(dict(variables), sep="/")
     plan = Plan.of(table, abstract)
     tensors: dict[str, np.ndarray] = {name: value.copy() for name, value in plan.generated.items()}
     duplicate, mismatched = [], []

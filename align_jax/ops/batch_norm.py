@@ -47,8 +47,10 @@ def group_moments(images: Float[Array, "B H W C"], group_size: int | None) -> Gr
     groups = group_count(batch, group_size)
     grouped = images.reshape(groups, batch // groups, height, width, channels).astype(jnp.float32)
     mean = jnp.mean(grouped, axis=(1, 2, 3))
-    # E[(x - m)^2], not E[x^2] - m^2: the latter cancels where a channel's mean is large beside its spread.
-    variance = jnp.mean(jnp.square(grouped - mean[:, None, None, None, :]), axis=(1, 2, 3))
+    # E[(x - m)^2], not E[x^2] - m^2: the latter cancels where a channel's mean is large beside its spread. The mean needs
+    # no gradient here: d/dm E[(x - m)^2] = -2 E[x - m] = 0.
+    centre = jax.lax.stop_gradient(mean)[:, None, None, None, :]
+    variance = jnp.mean(jnp.square(grouped - centre), axis=(1, 2, 3))
     return GroupMoments(mean, variance)
 
 

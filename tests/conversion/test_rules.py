@@ -140,7 +140,7 @@ def test_variable_without_a_rule_is_reported_in_both_directions() -> None:
         to_flax(source_tensors(), TABLE, target)
     variables = to_flax(source_tensors(), TABLE, TARGET)
     variables["params"]["head"] = np.zeros(3, np.float32)
-    with pytest.raises(ConversionError, match="1 unused .*\n    params/head"):
+    with pytest.raises(ConversionError, match=r"1 unused .*\n    params/head"):
         from_flax(variables, TABLE, target)
 
 
@@ -213,7 +213,7 @@ def test_image_projection_has_a_name_of_its_own() -> None:
     tensors = from_flax(variables, align.TABLE, target)
     assert tensors["image_projection.weight"].shape == (48, 32)
     jax.tree.map(np.testing.assert_array_equal, to_flax(tensors, align.TABLE, target), variables)
-    with pytest.raises(ConversionError, match="image_projection.bias"):
+    with pytest.raises(ConversionError, match=r"image_projection\.bias"):
         to_flax(tensors, align.TABLE, align.abstract_variables(AlignConfig.tiny()))
 
 
