@@ -1,1 +1,29 @@
-"""ALIGN in JAX."""
+"""ALIGN in JAX and Flax; see the README for what is where. Names are imported when they are first used."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig
+    from align_jax.inference.model_folder import load_model
+    from align_jax.models.align import Align
+
+_HOMES = {
+    "Align": "align_jax.models.align",
+    "AlignConfig": "align_jax.configuration",
+    "AlignTextConfig": "align_jax.configuration",
+    "AlignVisionConfig": "align_jax.configuration",
+    "load_model": "align_jax.inference.model_folder",
+}
+
+__all__ = ["Align", "AlignConfig", "AlignTextConfig", "AlignVisionConfig", "load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'align_jax' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

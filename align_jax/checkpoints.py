@@ -9,7 +9,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from orbax.checkpoint import CheckpointManager, CheckpointManagerOptions, args
+import jax
+from jax.sharding import SingleDeviceSharding
+from orbax.checkpoint import (
+    CheckpointManager,
+    CheckpointManagerOptions,
+    JsonCheckpointHandler,
+    StandardCheckpointHandler,
+    args,
+)
 
 State = TypeVar("State")
 
@@ -38,6 +46,8 @@ class Checkpoints:
     def __init__(self, directory: str | Path, *, keep_latest: int = 3):
         self._manager = CheckpointManager(
             Path(directory).absolute(),
+            # Named here, so that the shapes on disk can be asked for before anything is restored.
+            item_handlers={"state": StandardCheckpointHandler(), "position": JsonCheckpointHandler()},
             options=CheckpointManagerOptions(max_to_keep=keep_latest, create=True, enable_async_checkpointing=True),
         )
 
@@ -60,6 +70,14 @@ class Checkpoints:
         step = self._manager.latest_step()
         if step is None:
             return None
+        where = f"checkpoint {self._manager.directory / str(step)}"
+        differences = _differences(self._manager.item_metadata(step)["state"], abstract_state)
+        if differences:
+            raise CheckpointError(
+                f"{where} is not of this experiment: {'; '.join(differences[:5])}"
+                f"{f'; and {len(differences) - 5} more' if len(differences) > 5 else ''}; "
+                "give another workdir, or the experiment it was made with"
+            )
         try:
             found = self._manager.restore(
                 step,
@@ -67,10 +85,27 @@ class Checkpoints:
             )
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
             raise CheckpointError(
-                f"checkpoint {self._manager.directory / str(step)} does not fit this experiment, or is damaged "
-                f"({str(error).splitlines()[0]}); give another workdir, or the experiment it was made with"
+                f"{where} cannot be read ({str(error).splitlines()[0]}); delete that folder to continue from the "
+                "checkpoint before it"
             ) from error
         return Restored(step, found["state"], found["position"])
+
+    def restore_variables(self) -> dict[str, Any]:
+        """The newest `params` (the averaged ones where there are any) and `batch_stats`, on the default device.
+
+        Raises:
+            CheckpointError: if there is no checkpoint.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            raise CheckpointError(f"{self._manager.directory} holds no finished checkpoint; train for some steps first")
+        everywhere = SingleDeviceSharding(jax.devices()[0])
+        saved = self._manager.item_metadata(step)["state"]
+        wanted = jax.tree.map(
+            lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=everywhere), dict(saved.items())
+        )
+        state = self._manager.restore(step, args=args.Composite(state=args.StandardRestore(wanted)))["state"]
+        return {"params": state.get("ema_params") or state["params"], "batch_stats": state["batch_stats"]}
 
     def wait(self) -> None:
         """Returns when everything saved so far is on disk."""
@@ -85,3 +120,21 @@ class Checkpoints:
     ) -> None:
         """Finishes the writes."""
         self._manager.close()
+
+
+def _differences(saved: Any, wanted: Any) -> list[str]:
+    """What keeps a saved tree from being restored as the wanted one, by path."""
+
+    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+
+    found, expected = shapes(dict(saved.items())), shapes(wanted)
+    missing = [f"{path} is missing" for path in sorted(expected.keys() - found.keys())]
+    extra = [f"{path} is not wanted" for path in sorted(found.keys() - expected.keys())]
+    reshaped = [
+        f"{path} has shape {found[path]}, not {expected[path]}"
+        for path in sorted(expected.keys() & found.keys())
+        if found[path] != expected[path]
+    ]
+    return missing + extra + reshaped

@@ -1,8 +1,8 @@
 """Model configurations: frozen dataclasses that read and write the `config.json` of `transformers`.
 
 Field names, defaults and meaning are those of `transformers` 4.37 (`AlignConfig`, `AlignTextConfig`,
-`AlignVisionConfig`); a file that leaves a field out therefore means what it means there. Reading is strict: a field that
-is neither ours nor one of the general fields that every `transformers` file may carry is an error that names it.
+`AlignVisionConfig`); a file that leaves a field out therefore means what it means there. Reading is strict: a field
+that is neither ours nor one of the general fields that every `transformers` file may carry is an error that names it.
 
 Named sizes follow "EfficientNet" (Tan & Le, arXiv 1905.11946), "Well-Read Students Learn Better" (Turc et al., arXiv
 1908.08962, the small BERTs) and ALIGN (Jia et al., arXiv 2102.05918, section 5).
@@ -17,20 +17,20 @@ from typing import Any, ClassVar, Literal, Self, get_args
 
 # General fields of every `transformers` configuration: they describe the Python object, text generation or a
 # classification head, and never change what a tower computes.
-_GENERAL_FIELDS = frozenset(
-    """
-    _attn_implementation_autoset _name_or_path add_cross_attention architectures attn_implementation
-    bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward classifier_dropout
-    cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample dtype early_stopping
-    encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task
-    forced_bos_token_id forced_eos_token_id gradient_checkpointing id2label is_composition is_decoder
-    is_encoder_decoder label2id length_penalty max_length min_length no_repeat_ngram_size num_beam_groups
-    num_beams num_return_sequences output_attentions output_hidden_states output_scores prefix problem_type
-    pruned_heads remove_invalid_values repetition_penalty return_dict return_dict_in_generate sep_token_id
-    suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder tie_word_embeddings
-    tokenizer_class top_k top_p torch_dtype torchscript transformers_version typical_p use_bfloat16 use_cache
-    """.split()
-)
+_GENERAL_FIELDS = frozenset({
+    "_attn_implementation_autoset", "_name_or_path", "add_cross_attention", "architectures", "attn_implementation",
+    "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "chunk_size_feed_forward", "classifier_dropout",
+    "cross_attention_hidden_size", "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype",
+    "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id", "exponential_decay_length_penalty",
+    "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing", "id2label",
+    "is_composition", "is_decoder", "is_encoder_decoder", "label2id", "length_penalty", "max_length", "min_length",
+    "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions",
+    "output_hidden_states", "output_scores", "prefix", "problem_type", "pruned_heads", "remove_invalid_values",
+    "repetition_penalty", "return_dict", "return_dict_in_generate", "sep_token_id", "suppress_tokens",
+    "task_specific_params", "temperature", "tf_legacy_loss", "tie_encoder_decoder", "tie_word_embeddings",
+    "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript", "transformers_version", "typical_p",
+    "use_bfloat16", "use_cache",
+})  # fmt: skip
 
 HiddenAct = Literal[
     "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "relu6", "silu", "swish", "tanh",
@@ -171,7 +171,7 @@ class AlignTextConfig(_JsonConfig):
     @classmethod
     def _of_size(cls, depth: int, width: int, **overrides: Any) -> Self:
         """BERT's own proportions: heads of 64 and a hidden layer four times as wide."""
-        sizes = {
+        sizes: dict[str, Any] = {
             "num_hidden_layers": depth,
             "hidden_size": width,
             "num_attention_heads": width // 64,
@@ -294,7 +294,7 @@ class AlignVisionConfig(_JsonConfig):
     @classmethod
     def tiny(cls, **overrides: Any) -> Self:
         """Three stages at 32 px, for tests."""
-        stages = {
+        stages: dict[str, Any] = {
             "image_size": 32, "width_coefficient": 1.0, "depth_coefficient": 1.0, "kernel_sizes": (3, 3, 5),
             "in_channels": (32, 16, 24), "out_channels": (16, 24, 32), "strides": (1, 1, 2),
             "num_block_repeats": (1, 1, 2), "expand_ratios": (1, 6, 6), "hidden_dim": 32,
@@ -342,15 +342,11 @@ class AlignConfig(_JsonConfig):
         return values
 
     @classmethod
-    def of_towers(cls, vision_config: AlignVisionConfig, text_config: AlignTextConfig, **overrides: Any) -> Self:
-        """Any pair of towers, with the image projection if their widths need one."""
-        projection_dim = overrides.get("projection_dim", 640)
-        values = {
-            "vision_config": vision_config,
-            "text_config": text_config,
-            "image_projection": vision_config.feature_size != projection_dim,
-        }
-        return cls(**(values | overrides))
+    def of_towers(cls, vision: AlignVisionConfig, text: AlignTextConfig, **overrides: Any) -> Self:
+        """Any pair of towers (or those given as overrides), with the image projection if their widths need one."""
+        values: dict[str, Any] = {"vision_config": vision, "text_config": text, "projection_dim": 640} | overrides
+        needed = values["vision_config"].feature_size != values["projection_dim"]
+        return cls(**({"image_projection": needed} | values))
 
     @classmethod
     def b7_base(cls, **overrides: Any) -> Self:

@@ -25,10 +25,10 @@ def contrastive_loss(
 ) -> ContrastiveLoss:
     """Every image against every text, and every text against every image.
 
-    The sum of the two directions' cross-entropies, each a mean over the batch; `transformers` reports half of it. Without
-    `axis_names` the batch is what is passed (the dense form). With them, the function runs inside `jax.shard_map`, each
-    device holding B rows: both sides are gathered over the axes, local rows are compared with global columns, and the
-    gradient flows back through the gather (whose transpose is a reduce-scatter).
+    The sum of the two directions' cross-entropies, each a mean over the batch; `transformers` reports half of it.
+    Without `axis_names` the batch is what is passed (the dense form). With them, the function runs inside
+    `jax.shard_map`, each device holding B rows: both sides are gathered over the axes, local rows are compared with
+    global columns, and the gradient flows back through the gather (whose transpose is a reduce-scatter).
 
     Args:
         image: unit-length float32 embeddings; row i of `image` and of `text` are a pair.

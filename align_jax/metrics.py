@@ -19,9 +19,9 @@ def match_ranks(
 ) -> Int[Array, "Q"]:
     """Rank, from 0, at which each query finds the first item with its own id.
 
-    Several items may share an id (the five captions of an image): the best of them counts, and the others never stand in
-    its way. A wrong item with an equal score ranks first, so that embeddings which have collapsed into one point score
-    nothing rather than everything.
+    Several items may share an id (the five captions of an image): the best of them counts, and the others never stand
+    in its way. A wrong item with an equal score ranks first, so that embeddings which have collapsed into one point
+    score nothing rather than everything.
 
     Args:
         queries: embeddings; scores are inner products.

@@ -1,7 +1,7 @@
 """The `align-jax` command: finds the subcommand, calls it, turns errors into exit statuses.
 
-Exit status 0 is success, 2 a wrong argument or input (one line on standard error says what was wrong, the value, and what
-to do), 1 a failure. Nothing heavy is imported before the subcommand is known, so `--help` answers at once.
+Exit status 0 is success, 2 a wrong argument or input (one line on standard error says what was wrong, the value, and
+what to do), 1 a failure. Nothing heavy is imported before the subcommand is known, so `--help` answers at once.
 """
 
 import sys

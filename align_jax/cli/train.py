@@ -10,11 +10,13 @@ from typing import Any
 
 from absl import flags
 
-EXAMPLE = """example:
-  align-jax train --config configs/openmoji.py:debug,batch_size=64 --workdir runs/try --optimizer.peak-learning-rate 3e-3
+from align_jax.parallel.host_memory import keep_freed_memory
 
-What follows the colon are arguments of the file's get_config; `debug` is in every configuration. With --config and --help
-together, every field of the experiment is listed. The same command continues a run that was stopped."""
+EXAMPLE = """example:
+  align-jax train --config configs/openmoji.py:batch_size=64 --workdir runs/try --optimizer.peak-learning-rate 3e-3
+
+What follows the colon are arguments of the file's get_config; `debug` is in every configuration. With --config and
+--help together, every field of the experiment is listed. The same command continues a run that was stopped."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -35,6 +37,8 @@ def main(argv: Sequence[str]) -> int:
         parser.error("--config FILE and --workdir DIR are needed; see --help")
     if known.steps is not None and known.steps < 1:
         parser.error(f"--steps {known.steps} is not positive; use 1 or more")
+    # Before the configuration imports JAX.
+    keep_freed_memory()
     experiment = override(load_config(known.config), [*overrides, *(["--help"] if known.help else [])])
 
     from align_jax.training.loop import train  # noqa: PLC0415  (after the help, which needs no model)
@@ -91,8 +95,9 @@ def override(experiment: Any, arguments: Sequence[str]) -> Any:
     import tyro  # noqa: PLC0415  (a quarter of a second that plain help need not wait for)
 
     return tyro.cli(
-        tyro.conf.AvoidSubcommands[type(experiment)],
+        type(experiment),
         default=experiment,
         args=list(arguments),
         prog="align-jax train --config FILE --workdir DIR",
+        config=(tyro.conf.AvoidSubcommands,),
     )

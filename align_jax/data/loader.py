@@ -58,6 +58,8 @@ class TrainLoader:
       process_count: how many processes share a batch.
       workers: worker processes; 0 prepares batches in threads of this process, which suits small images and few cores.
       cache_bytes: a data set whose resized images fit into this is decoded once and kept in memory (in each worker).
+      neighbours: records that stand next to each other in the data set and stay together when it is shuffled. Where
+        related pictures are stored side by side, they become each other's hard negatives.
     """
 
     source: PairSequence
@@ -71,8 +73,11 @@ class TrainLoader:
     process_count: int = 1
     workers: int = 0
     cache_bytes: int = 0
+    neighbours: int = 1
 
     def __post_init__(self) -> None:
+        if self.neighbours < 1:
+            raise ValueError(f"neighbours {self.neighbours} is not positive; 1 shuffles every record by itself")
         _rows_of_process(self.batch_size, self.process_index, self.process_count)
         _check_source(self.source)
         if not 0 <= self.seed < 2**63:
@@ -151,7 +156,7 @@ class _TrainBatches:
 
     def _example(self, position: int) -> tuple[UInt8[np.ndarray, "H W 3"], str]:
         loader = self._loader
-        image, texts = self._usable(shuffled_index(position, len(loader.source), loader.seed))
+        image, texts = self._usable(shuffled_index(position, len(loader.source), loader.seed, loader.neighbours))
         rng = np.random.Generator(np.random.Philox(key=[loader.seed, position]))
         caption = texts[int(rng.integers(len(texts)))] if len(texts) > 1 else texts[0]
         return loader.transform.train(image, rng), caption
@@ -216,15 +221,27 @@ class _EvaluationBatches:
         return EvaluationBatch(images, valid, tuple(keys), tuple(texts))
 
 
-def shuffled_index(position: int, records: int, seed: int) -> int:
-    """Which record stands at `position` of the endless stream: each epoch is a permutation of its own."""
-    epoch, index = divmod(position, records)
-    return grain.experimental.index_shuffle(index, max_index=records - 1, seed=_epoch_seed(seed, epoch), rounds=4)
+def shuffled_index(position: int, records: int, seed: int, neighbours: int = 1) -> int:
+    """Which record stands at `position` of the endless stream.
+
+    Each epoch is a permutation of its own, of runs of `neighbours` consecutive records. Where the runs do not divide
+    the records, an epoch leaves out fewer than `neighbours` of them, each epoch others.
+    """
+    run_length = min(neighbours, records)
+    runs = records // run_length
+    epoch, index = divmod(position, runs * run_length)
+    run, within = divmod(index, run_length)
+    order_seed, first = _epoch_randomness(seed, epoch)
+    shuffled = grain.experimental.index_shuffle(run, max_index=runs - 1, seed=order_seed, rounds=4)
+    # The runs begin elsewhere in each epoch, so that every record meets the ones on both sides of it.
+    offset = first % records if run_length > 1 else 0
+    return (shuffled * run_length + within + offset) % records
 
 
 @functools.lru_cache(maxsize=8)
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+def _epoch_randomness(seed: int, epoch: int) -> tuple[int, int]:
+    order_seed, first = np.random.SeedSequence([seed, epoch]).generate_state(2)
+    return int(order_seed), int(first)
 
 
 def _put_aside(quarantine: Quarantine | None, key: str, error: ValueError) -> None:

@@ -20,6 +20,7 @@ class PairData:
         text_length: tokens per caption; longer ones are cut.
         workers: processes that decode and augment; 0 does it in threads of the training process.
         cache_bytes: decoded images kept in memory, so that small data sets are decoded once.
+        neighbours: consecutive records that stay together in a batch, as each other's hard negatives.
         max_bad_records: training stops when more records than this cannot be used.
     """
 
@@ -29,6 +30,7 @@ class PairData:
     text_length: int = 64
     workers: int = 0
     cache_bytes: int = 0
+    neighbours: int = 1
     max_bad_records: int = 100
 
     def loader(
@@ -54,4 +56,5 @@ class PairData:
             process_count=process_count,
             workers=self.workers,
             cache_bytes=self.cache_bytes,
+            neighbours=self.neighbours,
         )

@@ -1,8 +1,8 @@
 """EfficientNet (Tan & Le, arXiv 1905.11946) as ALIGN uses it: global pooling, no top convolution.
 
-Images [B H W 3] go in, features [B D] come out. It differs from the usual EfficientNet in its stride-2 padding, which is
-always (k // 2 - 1, k // 2) and not XLA's SAME (289 px gives maps of 144, 72, 36, 18 and 9, where SAME gives 145 … 10),
-and in batch norm over fixed groups of examples.
+Images [B H W 3] go in, features [B D] come out. It differs from the usual EfficientNet in its stride-2 padding, which
+is always (k // 2 - 1, k // 2) and not XLA's SAME (289 px gives maps of 144, 72, 36, 18 and 9, where SAME gives 145 …
+10), and in batch norm over fixed groups of examples.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """Batch-norm statistics over fixed groups of examples ("ghost" batch norm, Hoffer et al., arXiv 1705.08741).
 
 The released recipe normalises over 16 examples at a time, whatever the batch. A group is a run of consecutive examples
-of the global batch, so its members do not depend on how many devices share the batch, and as long as a device's share is
-a multiple of the group no statistic crosses devices.
+of the global batch, so its members do not depend on how many devices share the batch, and as long as a device's share
+is a multiple of the group no statistic crosses devices.
 """
 
 from typing import NamedTuple
@@ -47,8 +47,8 @@ def group_moments(images: Float[Array, "B H W C"], group_size: int | None) -> Gr
     groups = group_count(batch, group_size)
     grouped = images.reshape(groups, batch // groups, height, width, channels).astype(jnp.float32)
     mean = jnp.mean(grouped, axis=(1, 2, 3))
-    # E[(x - m)^2], not E[x^2] - m^2: the latter cancels where a channel's mean is large beside its spread. The mean needs
-    # no gradient here: d/dm E[(x - m)^2] = -2 E[x - m] = 0.
+    # E[(x - m)^2], not E[x^2] - m^2: the latter cancels where a channel's mean is large beside its spread. The mean
+    # needs no gradient here: d/dm E[(x - m)^2] = -2 E[x - m] = 0.
     centre = jax.lax.stop_gradient(mean)[:, None, None, None, :]
     variance = jnp.mean(jnp.square(grouped - centre), axis=(1, 2, 3))
     return GroupMoments(mean, variance)

@@ -42,7 +42,7 @@ def logical_axes(path: str) -> tuple[str | None, ...] | None:
 
 
 def partition(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """How one array is split; an axis that does not divide evenly stays whole, and so does all that is not in the table."""
+    """How one array is split; an axis that does not divide evenly stays whole, as does all that is not in the table."""
     axes = logical_axes(path)
     if axes is None or len(axes) != len(shape):
         return PartitionSpec()

@@ -1,7 +1,7 @@
 """An experiment: everything that a training run depends on, as plain frozen dataclasses.
 
-Files in `configs/` return one; the command line overrides its fields by type; `experiment.json` in a workdir is its exact
-copy.
+Files in `configs/` return one; the command line overrides its fields by type; `experiment.json` in a workdir is its
+exact copy.
 """
 
 import dataclasses

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from align_jax.checkpoints import Checkpoints
 from align_jax.configuration import ConfigurationError
@@ -16,7 +17,7 @@ from align_jax.parallel.mesh import batch_sharding, check_batch_size, place_batc
 from align_jax.parallel.sharding import parameter_count
 from align_jax.training.evaluations import Retrieval
 from align_jax.training.experiment import Experiment
-from align_jax.training.state import TrainState, abstract_state, state_initializer
+from align_jax.training.state import TrainState, abstract_state, compile_init, state_initializer
 from align_jax.training.step import compile_step, train_step
 from align_jax.training.summary import write_run_report
 from align_jax.training.telemetry import Telemetry
@@ -113,7 +114,7 @@ def _restore_or_init(
 ) -> TrainState:
     restored = checkpoints.restore(abstract)
     if restored is None:
-        return jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
+        return compile_init(init, abstract)()
     expected = _position(experiment, restored.step)
     changed = [
         f"{key} was {restored.position.get(key)} and is now {value}"
@@ -184,7 +185,7 @@ class _Recorder:
             self._quarantine.check()
             elapsed = time.monotonic() - self._since
             values = {key: float(value) for key, value in metrics.items()}
-            values["learning_rate"] = float(self._learning_rate(step - 1))
+            values["learning_rate"] = float(np.asarray(self._learning_rate(step - 1)))
             values["pairs_per_second"] = self._steps * self._experiment.batch_size / elapsed
             values["data_wait_share"] = min(1.0, self._waited_seconds / elapsed)
             self._telemetry.log(step, values)

@@ -45,7 +45,7 @@ def state_initializer(
     seed: int,
     averaged: bool,
 ) -> Callable[[], TrainState]:
-    """A function that makes the state at step 0; jitted with shardings, every device makes only its own part."""
+    """A pure function that makes the state at step 0."""
 
     def init() -> TrainState:
         variables = init_variables(jax.random.key(seed))
@@ -59,3 +59,12 @@ def state_initializer(
         )
 
     return init
+
+
+def compile_init(init: Callable[[], TrainState], abstract: TrainState) -> Callable[[], TrainState]:
+    """Jits `init` for the shardings of `abstract`, so that every device makes only its own part."""
+    # One random draw per parameter is much to compile for a program that runs once: half of the time goes to passes
+    # that would make it faster.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jax.jit(init, out_shardings=shardings, compiler_options=options)

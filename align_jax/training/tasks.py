@@ -4,6 +4,7 @@ The loop and the step know tasks only through these methods, so one loop serves 
 """
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -40,7 +41,7 @@ class Contrastive:
         """The Linen module."""
         return Align(self.model, batch_norm_group_size=self.batch_norm_group_size, dtype=jnp.dtype(self.dtype))
 
-    def init(self, key: jax.Array) -> dict[str, Any]:
+    def init(self, key: jax.Array) -> Mapping[str, Any]:
         """Parameters and batch statistics before training."""
         size = self.model.vision_config.image_size
         images = jnp.zeros((1, size, size, self.model.vision_config.num_channels), jnp.uint8)
@@ -48,7 +49,7 @@ class Contrastive:
 
     def loss(
         self, variables: dict[str, Any], batch: PairBatch, key: jax.Array, mesh: Mesh
-    ) -> tuple[jax.Array, tuple[dict[str, Any], dict[str, jax.Array]]]:
+    ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
         """The loss of a global batch, the moved batch statistics, and what to show."""
         embeddings, moved = self.module().apply(
             variables,

@@ -53,7 +53,8 @@ def data_dir(tmp_path_factory) -> Path:
 def experiment(data_dir) -> Experiment:
     """Twenty steps of a small ALIGN, with batch norm in groups of 4 and every randomness switched on."""
     discs = PairDataset("discs", "train", str(data_dir))
-    vision = AlignVisionConfig.tiny(image_size=17, drop_connect_rate=0.2, in_channels=(32, 8, 16), out_channels=(8, 16, 16))
+    channels = {"in_channels": (32, 8, 16), "out_channels": (8, 16, 16)}
+    vision = AlignVisionConfig.tiny(image_size=17, drop_connect_rate=0.2, **channels)
     text = AlignTextConfig.tiny(hidden_dropout_prob=0.1)
     return Experiment(
         name="discs",

@@ -105,6 +105,7 @@ class Openmoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 }
             ),
             supervised_keys=("image", "text"),
+            disable_shuffling=True,  # in the order of the keys, variants of one emoji stand side by side
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterable[tuple[str, dict[str, Any]]]]:

@@ -1,0 +1,33 @@
+# make quickstart: train a small ALIGN on real pairs and open runs/quickstart/report.html
+# make test:       install into .venv and run every test
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: quickstart test check constraints
+
+quickstart: $(VENV)/quickstart.installed
+	$(BIN)/align-jax data openmoji --data-dir data
+	$(BIN)/align-jax data vocabulary --data openmoji/px72 --data-dir data --output data/openmoji-vocabulary --size 2048
+	$(BIN)/align-jax train --config configs/openmoji.py --workdir runs/quickstart
+
+test: $(VENV)/test.installed
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: $(VENV)/test.installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyrefly check
+	$(BIN)/lint-imports
+
+$(VENV)/%.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable '.[$*]'
+	touch $@
+
+# Needs uv. Local builds of torch ("+cpu") are not a version that others can install.
+constraints:
+	uv pip compile --quiet --python-version 3.11 --python-platform linux --extra test --no-annotate --no-header \
+		--no-emit-index-url --no-emit-find-links pyproject.toml | sed 's/+cpu$$//' > constraints.txt
