@@ -75,5 +75,6 @@ def _softmax_rows(
     # -sum(target * log_softmax) = logsumexp - (1 - s) * right - s * mean, since the targets sum to one.
     smoothed_B = (1.0 - label_smoothing) * right_B + label_smoothing * jnp.mean(logits_BxN, axis=1)
     cross_entropy_B = jax.nn.logsumexp(logits_BxN, axis=1) - smoothed_B
-    hits_B = right_B >= jnp.max(jax.lax.stop_gradient(logits_BxN), axis=1)
-    return jnp.sum(cross_entropy_B), jnp.sum(hits_B.astype(jnp.float32))
+    # A hit only where nothing else scores as high, so that collapsed embeddings have no accuracy.
+    rivals_B = jnp.sum((jax.lax.stop_gradient(logits_BxN) >= right_B[:, None]).astype(jnp.float32), axis=1)
+    return jnp.sum(cross_entropy_B), jnp.sum((rivals_B == 1.0).astype(jnp.float32))

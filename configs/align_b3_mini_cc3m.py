@@ -1,7 +1,7 @@
 """EfficientNet-B3 and BERT-mini on Conceptual Captions 3M: the small COYO-ALIGN.
 
 Source: kakaobrain/coyo-align, conf/cc3m.flags; table 9 of Jia et al., arXiv 2102.05918.
-Command: align-jax train --config configs/align_b3_mini_cc3m.py --workdir gs://BUCKET/align_b3_mini
+Command: align-jax train --config configs/align_b3_mini_cc3m.py --workdir runs/align_b3_mini
 Hardware: TPU v3-128 as released. Not run here.
 Expected (COYO-ALIGN-B3-Mini, 86 % of CC3M still online): ImageNet kNN 46.2; Flickr30k I2T@1 42.8, T2I@1 35.0; COCO
 I2T@1 21.2, T2I@1 17.0. The paper's own: 48.9 kNN; COCO 22.1 and 17.3.

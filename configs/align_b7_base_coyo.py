@@ -1,7 +1,7 @@
 """EfficientNet-B7 and BERT-base on COYO-700M: the released COYO-ALIGN.
 
 Source: kakaobrain/coyo-align, conf/coyo700m.flags with b7-base.flags; Jia et al., arXiv 2102.05918, for the method.
-Command: align-jax train --config configs/align_b7_base_coyo.py --workdir gs://BUCKET/align_b7_base
+Command: align-jax train --config configs/align_b7_base_coyo.py --workdir runs/align_b7_base
 Hardware: TPU v3-512 (512 cores, 128 pairs each), about 8 days as released. Not run here.
 Expected (COYO-ALIGN-B7-Base): ImageNet kNN 68.6; Flickr30k I2T@1 88.1, T2I@1 73.2; COCO I2T@1 61.2, T2I@1 43.1.
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -117,17 +118,113 @@ def test_unknown_fields_are_all_named() -> None:
         ({"text_config": {"position_embedding_type": "rotary"}}, "position_embedding_type 'rotary' is not supported"),
         ({"vision_config": {"pooling_type": "sum"}}, "pooling_type 'sum' is not supported"),
         ({"text_config": {"hidden_size": 770}}, "hidden_size 770 is not divisible by num_attention_heads 12"),
-        ({"vision_config": {"strides": [1, 2, 2, 3, 1, 2, 1]}}, "are not all 1 or 2"),
         ({"vision_config": {"strides": [1, 2]}}, "the stages differ in number: .*'strides': 2"),
         ({"vision_config": {"in_channels": [32, 16, 24, 40, 80, 112, 256]}}, "do not continue from the stem's 32"),
         ({"vision_config": {"in_channels": [16, 16, 24, 40, 80, 112, 192]}}, "do not continue from the stem's 32"),
         ({"projection_dim": 512}, "the image features are 640 wide and projection_dim is 512; set image_projection"),
-        ({"temperature_init_value": 0}, "temperature_init_value 0.0 is not positive"),
     ],
 )
 def test_wrong_values_are_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         AlignConfig.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "limit"),
+    [
+        *((name, value, "it must be positive") for name in (
+            "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+            "max_position_embeddings", "type_vocab_size",
+        ) for value in (0, -4)),
+        *(("layer_norm_eps", value, "it must be positive") for value in (0.0, -1e-12, math.nan, math.inf)),
+        *((name, value, "it must be between 0 and 1") for name in (
+            "hidden_dropout_prob", "attention_probs_dropout_prob",
+        ) for value in (-0.1, 1.5, math.nan)),
+        ("initializer_range", -0.02, "it must be finite and not negative"),
+        ("pad_token_id", -1, "it must be finite and not negative"),
+    ],
+)  # fmt: skip
+def test_text_numbers_outside_their_limits_are_named(field: str, value: float, limit: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(f"AlignTextConfig: {field} is {value!r}, but {limit}")):
+        AlignTextConfig.tiny(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "limit"),
+    [
+        *((name, value, "it must be positive") for name in ("image_size", "depth_divisor", "hidden_dim")
+          for value in (0, -8)),
+        *((name, value, "it must be positive") for name in (
+            "width_coefficient", "depth_coefficient", "squeeze_expansion_ratio", "batch_norm_eps",
+        ) for value in (0.0, -1.0, math.nan, math.inf)),
+        *((name, (1, value, 1), "every item must be positive") for name in (
+            "in_channels", "out_channels", "num_block_repeats", "expand_ratios",
+        ) for value in (0, -16)),
+        *(("kernel_sizes", (3, value, 5), "every item must be odd and positive") for value in (4, 0, -3)),
+        *(("strides", (1, value, 2), "every item must be 1 or 2") for value in (3, 0)),
+        ("depthwise_padding", (0, -1), "every item must be finite and not negative"),
+        *((name, value, "it must be between 0 and 1") for name in ("drop_connect_rate", "batch_norm_momentum")
+          for value in (-0.1, 1.01, math.nan)),
+        *(("num_channels", value, "it must be 3") for value in (1, 4, 0)),
+        ("initializer_range", math.nan, "it must be finite and not negative"),
+    ],
+)  # fmt: skip
+def test_image_numbers_outside_their_limits_are_named(field: str, value: Any, limit: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(f"AlignVisionConfig: {field} is {value!r}, but {limit}")):
+        AlignVisionConfig.tiny(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("projection_dim", 0), ("temperature_init_value", 0.0), ("temperature_init_value", math.nan)]
+)
+def test_numbers_of_the_shared_space_outside_their_limits_are_named(field: str, value: float) -> None:
+    with pytest.raises(ConfigurationError, match=f"AlignConfig: {field} is {value!r}, but it must be positive"):
+        AlignConfig.tiny(**{field: value})
+
+
+def test_all_numbers_outside_their_limits_are_named_together() -> None:
+    with pytest.raises(ConfigurationError, match=r"vocab_size is 0, but .*; hidden_dropout_prob is 2\.0, but "):
+        AlignTextConfig.tiny(vocab_size=0, hidden_dropout_prob=2.0)
+
+
+def test_rates_and_limits_may_be_reached() -> None:
+    AlignTextConfig.tiny(hidden_dropout_prob=1.0, attention_probs_dropout_prob=0.0, initializer_range=0.0)
+    AlignVisionConfig.tiny(drop_connect_rate=1.0, batch_norm_momentum=0.0, kernel_sizes=(1, 3, 7))
+
+
+def test_network_without_stages_is_refused() -> None:
+    stages = ("kernel_sizes", "in_channels", "out_channels", "strides", "num_block_repeats", "expand_ratios")
+    with pytest.raises(ConfigurationError, match=r"there is no stage: .*out_channels is \(\)"):
+        AlignVisionConfig(**dict.fromkeys(stages, ()))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "neutral"),
+    [
+        ("is_decoder", True, "False"), ("add_cross_attention", True, "False"), ("pruned_heads", {"0": [1]}, "{}"),
+        ("cross_attention_hidden_size", 64, "None"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("part", ["text_config", "vision_config", None])
+def test_general_fields_that_change_the_computation_are_refused(
+    part: str | None, field: str, value: Any, neutral: str
+) -> None:
+    values = {field: value} if part is None else {part: {field: value}}
+    with pytest.raises(ConfigurationError, match=re.escape(f"supports only {field} {neutral} (it is {value!r}); use")):
+        AlignConfig.from_dict(values)
+
+
+def test_all_general_fields_that_change_the_computation_are_named_together() -> None:
+    with pytest.raises(ConfigurationError, match=r"add_cross_attention False .*, is_decoder False"):
+        AlignTextConfig.from_dict({"is_decoder": True, "add_cross_attention": True})
+
+
+def test_general_fields_with_their_neutral_value_are_ignored() -> None:
+    neutral = {
+        "is_decoder": False, "add_cross_attention": False, "pruned_heads": {}, "cross_attention_hidden_size": None,
+    }  # fmt: skip
+    assert AlignTextConfig.from_dict(neutral) == AlignTextConfig()
+    assert AlignTextConfig.from_dict(dict.fromkeys(neutral)) == AlignTextConfig()
 
 
 def test_integers_stand_for_floats_and_lists_for_tuples() -> None:

@@ -64,6 +64,11 @@ def test_accuracy_counts_rows_whose_partner_scores_highest():
     assert (float(result.image_to_text_accuracy), float(result.text_to_image_accuracy)) == (0.5, 0.5)
 
 
+def test_collapsed_embeddings_have_no_accuracy():
+    ones = unit_length(jnp.ones((4, 8)))
+    assert float(contrastive_loss(ones, ones, jnp.float32(1.0)).image_to_text_accuracy) == 0.0
+
+
 @pytest.mark.parametrize(("data", "fsdp"), [(1, 1), (2, 1), (4, 1), (8, 1), (2, 2), (4, 2), (1, 8)])
 def test_gathered_loss_equals_dense_in_value_and_gradient(data, fsdp):
     mesh = MeshShape(data=data, fsdp=fsdp).build(jax.devices()[: data * fsdp])

@@ -69,21 +69,21 @@ def vocabulary(data: str, output: Path, data_dir: Path = Path("data"), split: st
 
     Args:
         data: name of the data set.
-        output: the folder for tokenizer.json, vocab.txt and tokenizer_config.json.
+        output: the folder for tokenizer.json, vocab.txt, tokenizer_config.json, and vocabulary.json, which says what
+            they were made from. The same command finds its work done; another one needs another folder.
         data_dir: the folder that data sets lie in.
         split: whose captions are read; held-out captions have no place in a vocabulary.
         size: the most tokens.
     """
-    if (output / "tokenizer.json").exists():
-        print(f"{output} holds a vocabulary already; remove the folder to train it again")
-        return
-
     from align_jax.data.records import PairDataset  # noqa: PLC0415  (heavy, after the help)
-    from align_jax.data.text import train_vocabulary  # noqa: PLC0415
+    from align_jax.data.vocabulary import VocabularyOrigin, is_prepared, prepare  # noqa: PLC0415
 
     source = PairDataset(data, split, str(data_dir)).open()
-    captions = (text for index in range(len(source)) for text in source[index].texts)
-    print(f"{train_vocabulary(captions, size, output)} tokens in {output}, from {len(source)} records")
+    origin = VocabularyOrigin(data, split, size, len(source))
+    if is_prepared(origin, output):
+        print(f"{output} holds this vocabulary already; remove the folder to train it again")
+    else:
+        print(f"{prepare(origin, source, output)} tokens in {output}, from {origin.records} records")
 
 
 def _already_prepared(builder: Any) -> bool:

@@ -37,8 +37,6 @@ class EvaluationBatch(NamedTuple):
 
     images: Any  # uint8 [B H W C], black where not valid
     valid: Any  # bool [B], False on rows that only fill the batch and where the image cannot be used
-    keys: tuple[str, ...]  # one a row, "" where there is no record
-    texts: tuple[tuple[str, ...], ...]  # all captions of each row
 
 
 @dataclass(frozen=True)
@@ -206,26 +204,25 @@ class _EvaluationBatches:
     def __getitem__(self, index: int) -> EvaluationBatch:
         loader, rows, side = self._loader, len(self._rows), self._loader.transform.crop_px
         images, valid = np.zeros((rows, side, side, 3), np.uint8), np.zeros(rows, np.bool_)
-        keys: list[str] = [""] * rows
-        texts: list[tuple[str, ...]] = [()] * rows
         first = index * loader.batch_size + self._rows.start
         for row, position in enumerate(range(first, min(first + rows, len(loader.source)))):
-            keys[row] = f"record {position}"
+            key = f"record {position}"
             try:
                 record = loader.source[position]
-                keys[row], texts[row] = record.key, record.texts
+                key = record.key
                 images[row] = loader.transform.evaluate(decode_image(record.image))
                 valid[row] = True
             except (ImageDecodeError, RecordError) as error:
-                _put_aside(loader.quarantine, keys[row], error)
-        return EvaluationBatch(images, valid, tuple(keys), tuple(texts))
+                _put_aside(loader.quarantine, key, error)
+        return EvaluationBatch(images, valid)
 
 
 def shuffled_index(position: int, records: int, seed: int, neighbours: int = 1) -> int:
     """Which record stands at `position` of the endless stream.
 
-    Each epoch is a permutation of its own, of runs of `neighbours` consecutive records. Where the runs do not divide
-    the records, an epoch leaves out fewer than `neighbours` of them, each epoch others.
+    Each epoch is a permutation of its own, of runs of `neighbours` consecutive records; the first record follows the
+    last one. Where the runs do not divide the records, an epoch leaves out fewer than `neighbours` of them, each epoch
+    others. A data set of fewer records than `neighbours` is one run, which begins elsewhere in each epoch.
     """
     run_length = min(neighbours, records)
     runs = records // run_length

@@ -6,7 +6,9 @@ what was added and stops when it is too much. The file lies on a local disk, one
 
 import json
 import os
+import threading
 from pathlib import Path
+from typing import Any
 
 
 class TooManyBadRecordsError(ValueError):
@@ -29,6 +31,14 @@ class Quarantine:
         self._written: set[str] = set()
         self._reasons: dict[str, str] = {}
         self._position_bytes = 0
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}  # locks cannot be pickled
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
 
     def add(self, key: str, reason: str) -> None:
         """Appends a bad record in one write, so that lines of several processes never mix."""
@@ -46,26 +56,36 @@ class Quarantine:
     @property
     def count(self) -> int:
         """The number of distinct bad records so far; reads only what was added since it was last asked."""
-        try:
-            size_bytes = self.path.stat().st_size
-        except FileNotFoundError:
+        with self._lock:
+            self._read_added()
             return len(self._reasons)
-        if size_bytes > self._position_bytes:
-            with self.path.open("rb") as file:
-                file.seek(self._position_bytes)
-                added = file.read()
-            whole = added[: added.rfind(b"\n") + 1]
-            self._position_bytes += len(whole)
-            for line in whole.splitlines():
-                entry = json.loads(line)
-                self._reasons.setdefault(entry["key"], entry["reason"])
-        return len(self._reasons)
 
     def check(self) -> None:
         """Raises `TooManyBadRecordsError` once more than `max_bad_records` are bad; cheap enough for every step."""
-        if self.count > self.max_bad_records:
-            first = "; ".join(f"{key}: {reason}" for key, reason in list(self._reasons.items())[:3])
+        with self._lock:
+            self._read_added()
+            count, first = len(self._reasons), list(self._reasons.items())[:3]
+        if count > self.max_bad_records:
+            examples = "; ".join(f"{key}: {reason}" for key, reason in first)
             raise TooManyBadRecordsError(
-                f"{self.count} records cannot be used, more than max_bad_records {self.max_bad_records}: {first}; "
-                f"all are listed in {self.path}; repair the data, or allow more"
+                f"{count} records cannot be used, more than max_bad_records {self.max_bad_records}: {examples}; "
+                f"all are listed in {self.path}; repair the data and then delete that file, since its entries count "
+                "until it is gone, or allow more"
             )
+
+    def _read_added(self) -> None:
+        """Reads what was added since the last time; the lock must be held, as threads would read the same lines."""
+        start = self._position_bytes
+        try:
+            if self.path.stat().st_size <= start:
+                return
+        except FileNotFoundError:
+            return
+        with self.path.open("rb") as file:
+            file.seek(start)
+            added = file.read()
+        whole = added[: added.rfind(b"\n") + 1]
+        for line in whole.splitlines():
+            entry = json.loads(line)
+            self._reasons.setdefault(entry["key"], entry["reason"])
+        self._position_bytes = start + len(whole)

@@ -29,7 +29,8 @@ class Tokenizer:
     """The tokenizer of a folder with `tokenizer.json` or `vocab.txt`; travels to worker processes by pickling.
 
     Attributes:
-      vocab_size: the number of token ids.
+      vocab_size: one more than the largest token id, so the rows that an embedding table needs. That is more than the
+        number of tokens where ids are left out, as by a blank or repeated line of `vocab.txt`.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -46,7 +47,7 @@ class Tokenizer:
         if missing:
             raise TokenizerError(f"the vocabulary in {directory} lacks BERT's special tokens {', '.join(missing)}")
         self._padding, _, self._start, self._end = (vocabulary[token] for token in SPECIAL_TOKENS[:4])
-        self.vocab_size: int = self._tokenizer.get_vocab_size()
+        self.vocab_size: int = max(vocabulary.values()) + 1
 
     def encode(self, texts: Sequence[str], length: int) -> tuple[Int32[np.ndarray, "B T"], Int32[np.ndarray, "B T"]]:
         """Token ids and attention mask, each `[len(texts), length]`.

@@ -1,5 +1,6 @@
 """ALIGN (Jia et al., arXiv 2102.05918): an image tower and a text tower that meet in one normalised space."""
 
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -39,9 +40,13 @@ class Align(nn.Module):
         config, types = self.config, {"dtype": self.dtype, "param_dtype": self.param_dtype}
         self.image = EfficientNet(config.vision_config, self.batch_norm_group_size, **types)
         self.text = Bert(config.text_config, **types)
+        # Glorot uniform, as in the released training and in `transformers`.
+        project = partial(
+            nn.Dense, config.projection_dim, param_dtype=self.param_dtype, kernel_init=nn.initializers.xavier_uniform()
+        )
         if config.image_projection:
-            self.image_projection = nn.Dense(config.projection_dim, param_dtype=self.param_dtype)
-        self.text_projection = nn.Dense(config.projection_dim, param_dtype=self.param_dtype)
+            self.image_projection = project()
+        self.text_projection = project()
         self.temperature = self.param(
             "temperature", nn.initializers.constant(config.temperature_init_value), (), jnp.float32
         )

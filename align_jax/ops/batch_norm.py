@@ -23,8 +23,12 @@ def group_count(batch_size: int, group_size: int | None) -> int:
     """Number of groups in a batch; `None`, and a group larger than the batch, mean one group.
 
     Raises:
-        ValueError: if the batch is not a multiple of the group.
+        ValueError: if the group has no examples, or the batch is not a multiple of it.
     """
+    if group_size is not None and group_size < 1:
+        raise ValueError(
+            f"batch-norm group size {group_size} is not positive; use 1 or more, or None for the whole batch"
+        )
     if group_size is None or batch_size <= group_size:
         return 1
     if batch_size % group_size:

@@ -6,9 +6,10 @@ both. `optax.lamb` can only mask the former, so the parts are chained here.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +19,26 @@ from align_jax.parallel.sharding import path_name
 
 Mask = Callable[[Any], Any]
 
+# What the numbers of an optimizer may be, in words and as a condition that nan fails.
+_LIMITS: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "peak_learning_rate": ("finite and not negative", lambda value: 0 <= value < math.inf),
+    "warmup_steps": ("not negative; 0 starts at the peak", lambda value: value >= 0),
+    "final_learning_rate": ("finite and not negative", lambda value: 0 <= value < math.inf),
+    "weight_decay": ("finite and not negative", lambda value: 0 <= value < math.inf),
+    "clip_norm": ("positive; leave it out for no bound", lambda value: value > 0),
+    "b1": ("at least 0 and below 1", lambda value: 0 <= value < 1),
+    "b2": ("at least 0 and below 1", lambda value: 0 <= value < 1),
+    "eps": ("finite and not negative", lambda value: 0 <= value < math.inf),
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
     """What every optimizer has.
+
+    Each pattern must be found in the path of some parameter, or `init` raises a `ValueError`: a mistyped one would
+    silently train what should stay. Patterns that are part of a field's default may match nothing, because the defaults
+    serve models of every kind.
 
     Attributes:
         peak_learning_rate: reached after `warmup_steps`, from zero, linearly.
@@ -31,7 +48,12 @@ class Optimizer:
         weight_decay: decoupled from the gradient.
         clip_norm: upper bound on the gradient's global norm; no bound when absent.
         frozen: patterns of parameter paths that never change. BERT's pooler has no part in the loss.
+
+    Raises:
+        ValueError: if a number is outside its range; all such are named.
     """
+
+    _pattern_fields: ClassVar[tuple[str, ...]] = ("frozen",)
 
     peak_learning_rate: float = 1e-3
     warmup_steps: int = 0
@@ -40,6 +62,15 @@ class Optimizer:
     weight_decay: float = 0.0
     clip_norm: float | None = None
     frozen: tuple[str, ...] = (r"text/pooler/",)
+
+    def __post_init__(self) -> None:
+        wrong = []
+        for name, (words, allows) in _LIMITS.items():
+            value = getattr(self, name, None)  # some fields are not every optimizer's, and clip_norm may be absent
+            if value is not None and not allows(value):
+                wrong.append(f"{name} is {value}, but must be {words}")
+        if wrong:
+            raise ValueError(f"{type(self).__name__}: {', and '.join(wrong)}")
 
     def learning_rate(self, total_steps: int) -> optax.Schedule:
         """Learning rate by step, over a run of `total_steps`.
@@ -65,9 +96,9 @@ class Optimizer:
         )
 
     def build(self, total_steps: int) -> optax.GradientTransformation:
-        """The transformation from gradients to updates."""
+        """The transformation from gradients to updates; its `init` checks the patterns against the parameters."""
         clip = optax.identity() if self.clip_norm is None else optax.clip_by_global_norm(self.clip_norm)
-        return _with_standard_promotion(
+        optimizer = _with_standard_promotion(
             optax.chain(
                 clip,
                 self._direction(),
@@ -75,6 +106,25 @@ class Optimizer:
                 optax.masked(optax.set_to_zero(), paths_matching(*self.frozen)),
             )
         )
+
+        def init(params: Any) -> Any:
+            self._check_patterns(params)
+            return optimizer.init(params)
+
+        return optax.GradientTransformation(init, optimizer.update)
+
+    def _check_patterns(self, params: Any) -> None:
+        """Refuses patterns that no parameter has in its path, other than those of the defaults."""
+        names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        for field in self._pattern_fields:
+            defaults = getattr(type(self), field)
+            given = [pattern for pattern in getattr(self, field) if pattern not in defaults]
+            unmatched = [pattern for pattern in given if not any(re.search(pattern, name) for name in names)]
+            if unmatched:
+                raise ValueError(
+                    f"{type(self).__name__}.{field}: no parameter's path contains {', '.join(map(repr, unmatched))}; "
+                    f"correct or remove it. Paths look like {', '.join(names[:: max(1, len(names) // 4)][:4])}"
+                )
 
     def _direction(self) -> optax.GradientTransformation:
         """Gradients to the direction that is scaled by the learning rate."""
@@ -91,6 +141,8 @@ class Lamb(Optimizer):
         eps: added to the root of the second moment, after bias correction.
         excluded: patterns of parameter paths without weight decay and trust ratio.
     """
+
+    _pattern_fields: ClassVar[tuple[str, ...]] = ("frozen", "excluded")
 
     weight_decay: float = 1e-5
     b1: float = 0.9

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image, ImageOps
 
-from align_jax.training.telemetry import replace_file
+from align_jax.files import replace_file
 
 HEADLINES = tuple(f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5))
 

@@ -9,70 +9,83 @@ from align_jax.training.report import ImageQuery, RetrievedImage, RetrievedText,
 
 QUERIES = 24
 RETRIEVED = 5
+ZERO_SHOT_EXAMPLES = 8
+ZERO_SHOT_LABELS = 5
 
 
 def image_queries(outcome: RetrievalOutcome) -> list[ImageQuery]:
     """Captions found for held-out pictures."""
-    ids, embedded = _shown(outcome), outcome.embedded
-    found, scores = nearest(embedded.images[ids], embedded.texts, RETRIEVED)
+    ids, embedded = _shown(outcome, QUERIES), outcome.embedded
+    found, scores = nearest(embedded.images[_image_rows(outcome, ids)], embedded.texts, RETRIEVED)
     return [
         ImageQuery(
             image=outcome.records[image_id].image,
             caption=outcome.records[image_id].texts[0],
             retrieved=tuple(
-                RetrievedText(outcome.texts[text], float(score), bool(embedded.text_ids[text] == image_id))
-                for text, score in zip(texts, row, strict=True)
+                RetrievedText(outcome.texts[row], float(score), bool(embedded.text_ids[row] == image_id))
+                for row, score in zip(rows, row_scores, strict=True)
             ),
         )
-        for image_id, texts, row in zip(ids, found, scores, strict=True)
+        for image_id, rows, row_scores in zip(ids, found, scores, strict=True)
     ]
 
 
 def text_queries(outcome: RetrievalOutcome) -> list[TextQuery]:
     """Pictures found for the captions of held-out pictures."""
-    ids, embedded = _shown(outcome), outcome.embedded
-    text_rows = np.array([int(np.flatnonzero(embedded.text_ids == image_id)[0]) for image_id in ids])
+    ids, embedded = _shown(outcome, QUERIES), outcome.embedded
+    text_rows = _text_rows(outcome, ids)
     found, scores = nearest(embedded.texts[text_rows], embedded.images, RETRIEVED)
     return [
         TextQuery(
-            text=outcome.texts[text],
+            text=outcome.texts[text_row],
             retrieved=tuple(
                 RetrievedImage(
-                    image=outcome.records[image].image,
-                    caption=outcome.records[image].texts[0],
+                    image=outcome.records[found_id].image,
+                    caption=outcome.records[found_id].texts[0],
                     score=float(score),
-                    correct=bool(image == image_id),
+                    correct=bool(found_id == image_id),
                 )
-                for image, score in zip(images, row, strict=True)
+                for found_id, score in zip(embedded.image_ids[rows], row_scores, strict=True)
             ),
         )
-        for image_id, text, images, row in zip(ids, text_rows, found, scores, strict=True)
+        for image_id, text_row, rows, row_scores in zip(ids, text_rows, found, scores, strict=True)
     ]
 
 
-def zero_shot(outcome: RetrievalOutcome, temperature: float, *, examples: int = 8, labels: int = 5) -> list:
-    """Pictures classified among their own caption and captions drawn from the other held-out pictures."""
-    rng = np.random.default_rng(0)
-    ids, embedded = _shown(outcome)[:examples], outcome.embedded
-    first_text = {int(image_id): row for row, image_id in reversed(list(enumerate(embedded.text_ids)))}
-    shown = []
-    for image_id in ids:
-        others = rng.choice(np.setdiff1d(outcome.query_ids, [image_id]), labels - 1, replace=False)
-        rows = [first_text[int(candidate)] for candidate in (image_id, *others)]
-        logits = embedded.texts[rows] @ embedded.images[image_id] / temperature
+def zero_shot(outcome: RetrievalOutcome, temperature: float) -> list[ZeroShotExample]:
+    """Held-out pictures classified among their own caption and the captions most like it, the hardest there are."""
+    ids, embedded = _shown(outcome, ZERO_SHOT_EXAMPLES), outcome.embedded
+    own_rows = _text_rows(outcome, ids)
+    candidates, _ = nearest(embedded.texts[own_rows], embedded.texts, ZERO_SHOT_LABELS)
+    examples = []
+    for image_id, own_row, image_row, rows in zip(ids, own_rows, _image_rows(outcome, ids), candidates, strict=True):
+        logits = embedded.texts[rows] @ embedded.images[image_row] / temperature
         probabilities = np.exp(logits - logits.max())
         probabilities /= probabilities.sum()
-        order = np.argsort(-probabilities, kind="stable")
-        shown.append(
+        examples.append(
             ZeroShotExample(
                 image=outcome.records[image_id].image,
-                correct=outcome.texts[rows[0]],
-                probabilities=tuple((outcome.texts[rows[index]], float(probabilities[index])) for index in order),
+                correct=outcome.texts[own_row],
+                probabilities=tuple(
+                    (outcome.texts[rows[place]], float(probabilities[place]))
+                    for place in np.argsort(-probabilities, kind="stable")
+                ),
             )
         )
-    return shown
+    return examples
 
 
-def _shown(outcome: RetrievalOutcome) -> Int[np.ndarray, "S"]:
-    count = min(QUERIES, len(outcome.query_ids))
-    return outcome.query_ids[np.linspace(0, len(outcome.query_ids) - 1, count).astype(int)]
+def _shown(outcome: RetrievalOutcome, count: int) -> Int[np.ndarray, "S"]:
+    """Ids of the queries to show, evenly spread."""
+    places = np.linspace(0, len(outcome.query_ids) - 1, min(count, len(outcome.query_ids)))
+    return outcome.query_ids[places.astype(int)]
+
+
+def _image_rows(outcome: RetrievalOutcome, ids: Int[np.ndarray, "S"]) -> Int[np.ndarray, "S"]:
+    """Where the images are among the embedded ones, which leave out what does not decode."""
+    return np.searchsorted(outcome.embedded.image_ids, ids)
+
+
+def _text_rows(outcome: RetrievalOutcome, ids: Int[np.ndarray, "S"]) -> Int[np.ndarray, "S"]:
+    """Where the images' first captions are among the embedded ones."""
+    return np.searchsorted(outcome.embedded.text_ids, ids, side="left")

@@ -28,7 +28,7 @@ def train_step(experiment: Experiment, optimizer: optax.GradientTransformation, 
 
         (value, (batch_stats, shown)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = experiment.task.constrain(optax.apply_updates(state.params, updates))
         ema_params = state.ema_params
         if experiment.ema_decay is not None:
             ema_params = exponential_moving_average(ema_params, params, experiment.ema_decay, state.step)

@@ -5,8 +5,6 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
-
 from align_jax.parallel.sharding import parameter_count
 from align_jax.training import showcase
 from align_jax.training.evaluations import RetrievalOutcome
@@ -22,12 +20,13 @@ def write_run_report(
     """Writes `report.html` of a run and returns its path; pictures come from the first evaluation."""
     metrics = read_metrics(workdir / "metrics.jsonl")
     speeds = sorted(line["pairs_per_second"] for line in metrics if "pairs_per_second" in line)
+    devices = list(state.step.sharding.device_set)
     summary = {
         "parameters": f"{parameter_count(state.params):,}",
         "steps": f"{int(state.step):,} of {experiment.total_steps:,}",
         "batch": f"{experiment.batch_size:,} pairs",
         "speed": f"{speeds[len(speeds) // 2]:,.0f} pairs/s (median)" if speeds else "not measured",
-        "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({platform.machine()})",
+        "hardware": f"{len(devices)} x {devices[0].device_kind} ({platform.machine()})",
     }
     outcome = next(iter(outcomes.values()), None)
     temperature = float(state.variables()["params"].get("temperature", 1.0))

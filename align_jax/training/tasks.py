@@ -27,7 +27,7 @@ class Contrastive:
         model: both towers.
         label_smoothing: share of the target spread over the whole batch.
         batch_norm_group_size: examples that share batch-norm statistics; the whole batch when absent.
-        temperature_floor: the loss sees no lower temperature than this; no floor when absent.
+        temperature_floor: the temperature is set back to this where a step takes it lower; no floor when absent.
         dtype: of the computation inside the towers; bfloat16 for TPU and GPU, float32 for CPU.
     """
 
@@ -60,9 +60,6 @@ class Contrastive:
             rngs={"dropout": key},
             mutable=["batch_stats"],
         )
-        temperature = embeddings.temperature
-        if self.temperature_floor is not None:
-            temperature = jnp.maximum(temperature, self.temperature_floor)
         rows, everywhere = PartitionSpec(BATCH_AXES), PartitionSpec()
         compare = jax.shard_map(
             partial(contrastive_loss, label_smoothing=self.label_smoothing, axis_names=BATCH_AXES),
@@ -70,10 +67,20 @@ class Contrastive:
             in_specs=(rows, rows, everywhere),
             out_specs=everywhere,
         )
-        result = compare(embeddings.image, embeddings.text, temperature)
+        result = compare(*embeddings)
         shown = {
-            "temperature": temperature,
+            "temperature": embeddings.temperature,
             "image_to_text_accuracy": result.image_to_text_accuracy,
             "text_to_image_accuracy": result.text_to_image_accuracy,
         }
         return result.loss, (moved["batch_stats"], shown)
+
+    def constrain(self, params: Any) -> Any:
+        """Parameters after an update, put back where they may be.
+
+        The floor is not part of the loss: under a maximum, a temperature that has fallen below it has no gradient and
+        never returns.
+        """
+        if self.temperature_floor is None:
+            return params
+        return {**params, "temperature": jnp.maximum(params["temperature"], self.temperature_floor)}

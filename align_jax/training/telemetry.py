@@ -12,7 +12,6 @@ A step in this file counts finished optimizer steps: a checkpoint of step n cont
 
 import json
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -27,6 +26,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 from tensorboardX import SummaryWriter
+
+from align_jax.files import replace_file
 
 Values = Mapping[str, float | int]
 
@@ -173,19 +174,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         {key: float(value) if isinstance(value, str) and value in spelled else value for key, value in record.items()}
         for _, record in _parse(path)
     ]
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader, or a crash at any moment, sees the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _parse(path: Path) -> list[tuple[bytes, dict[str, Any]]]:

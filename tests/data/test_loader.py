@@ -3,6 +3,8 @@ import io
 import itertools
 import json
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -135,6 +137,72 @@ def test_shuffled_epoch_is_a_permutation(records, seed, epoch):
     assert sorted(order) == list(range(records))
 
 
+@pytest.mark.parametrize(
+    ("records", "seed", "positions", "expected"),
+    [
+        (10, 0, range(20), [5, 8, 9, 7, 4, 2, 1, 0, 3, 6, 1, 2, 4, 5, 9, 7, 8, 6, 0, 3]),
+        (7, 123, range(14), [4, 0, 6, 3, 2, 5, 1, 1, 3, 0, 4, 6, 5, 2]),
+        (1_000_003, 2**62, [0, 1_000_002, 1_000_003, 10**12], [739837, 828776, 1901, 872117]),
+    ],
+)
+def test_order_without_neighbours_stays_what_it_was(records, seed, positions, expected):
+    # Numbers of the version before there were neighbours: runs that it began continue.
+    assert [shuffled_index(position, records, seed) for position in positions] == expected
+    assert [shuffled_index(position, records, seed, neighbours=1) for position in positions] == expected
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 100), st.integers(1, 12), st.integers(0, 2**63 - 1), st.integers(0, 10**6))
+def test_epoch_of_runs_has_distinct_records_that_follow_each_other(records, neighbours, seed, epoch):
+    length = min(neighbours, records)
+    size = records - records % length
+    order = [shuffled_index(epoch * size + index, records, seed, neighbours) for index in range(size)]
+    assert len(set(order)) == size > records - neighbours
+    assert set(order) <= set(range(records))
+    for start in range(0, size, length):
+        assert order[start : start + length] == [(order[start] + within) % records for within in range(length)]
+
+
+def test_all_records_and_all_pairs_of_neighbours_come_within_some_epochs(loader):
+    source = [record(number) for number in range(14)]
+    rows = np.ravel(numbers(take(loader(source, neighbours=4), 60))).tolist()
+    epochs = [rows[start : start + 12] for start in range(0, 240, 12)]
+    assert len({frozenset(epoch) for epoch in epochs}) > 5  # it is not always the same two that are left out
+    assert len({tuple(epoch) for epoch in epochs}) > 10
+    runs = [rows[start : start + 4] for start in range(0, 240, 4)]
+    assert {pair for run in runs for pair in itertools.pairwise(run)} == {(n, (n + 1) % 14) for n in range(14)}
+
+
+def test_runs_of_neighbours_are_shuffled(loader):
+    starts = [shuffled_index(index, 400, 0, 4) for index in range(0, 400, 4)]
+    assert len({(after - before) % 400 for before, after in itertools.pairwise(starts)}) > 50
+
+
+def test_more_neighbours_than_records_turn_the_whole_data_set(loader):
+    rows = np.ravel(numbers(take(loader([record(number) for number in range(5)], batch_size=5, neighbours=9), 20)))
+    epochs = rows.reshape(20, 5)
+    np.testing.assert_array_equal(epochs, (epochs[:, :1] + np.arange(5)) % 5)
+    assert set(epochs[:, 0]) == set(range(5))
+    assert numbers(take(loader([record(3)], neighbours=2), 2)) == [[3] * 4] * 2
+
+
+def test_seed_changes_the_order_of_runs(loader):
+    source = [record(number) for number in range(50)]
+    orders = [numbers(take(loader(source, neighbours=4, seed=seed), 6)) for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_neighbours_do_not_depend_on_processes_and_restarts(loader):
+    source = [record(number, "noise") for number in range(14)]
+    make = lambda **fields: loader(source, RANDOM, batch_size=6, neighbours=4, **fields)  # noqa: E731
+    whole = take(make(), 9)
+    assert_equal(whole[5:], take(make(), 4, start_step=5))
+    for processes in (2, 3):
+        parts = [take(make(process_index=index, process_count=processes), 9) for index in range(processes)]
+        joined = [type(whole[0])(*map(np.concatenate, zip(*steps, strict=True))) for steps in zip(*parts, strict=True)]
+        assert_equal(whole, joined)
+
+
 def test_one_of_several_captions_is_picked(loader):
     source = [record(number, tuple(f"w{number + 10 * text}" for text in range(3))) for number in range(4)]
     batches = take(loader(source), 60)
@@ -211,6 +279,7 @@ def test_nothing_but_broken_records_is_an_error(loader, tmp_path):
         ({"batch_size": 0}, "batch_size 0"),
         ({"process_index": 2, "process_count": 2}, "process 2 of 2"),
         ({"seed": -1}, "seed -1"),
+        ({"neighbours": 0}, "neighbours 0 is not positive"),
     ],
 )
 def test_impossible_settings_are_errors(loader, fields, message):
@@ -239,13 +308,10 @@ def evaluate(source, **fields):
 
 
 def test_evaluation_goes_once_in_order_and_fills_the_last_batch():
-    source = [record(number, (f"a{number}", "b")) for number in range(10)]
-    batches = evaluate(source, batch_size=4)
+    batches = evaluate([record(number) for number in range(10)], batch_size=4)
     assert [batch.images.shape for batch in batches] == [(4, 8, 8, 3)] * 3
     assert np.concatenate([batch.valid for batch in batches]).tolist() == [True] * 10 + [False] * 2
     assert np.concatenate([batch.images[:, 0, 0, 0] for batch in batches]).tolist() == [*range(10), 0, 0]
-    assert sum((batch.keys for batch in batches), ())[8:] == ("key 8", "key 9", "", "")
-    assert sum((batch.texts for batch in batches), ())[9:] == (("a9", "b"), (), ())
 
 
 def test_evaluation_crops_the_centre():
@@ -262,7 +328,6 @@ def test_evaluation_in_processes_joins_to_the_whole(records):
     for batch, first, second in zip(whole, *parts, strict=True):
         np.testing.assert_array_equal(batch.images, np.concatenate([first.images, second.images]))
         np.testing.assert_array_equal(batch.valid, np.concatenate([first.valid, second.valid]))
-        assert batch.keys == first.keys + second.keys
 
 
 def test_evaluation_marks_broken_images_and_keeps_their_place(tmp_path):
@@ -271,8 +336,8 @@ def test_evaluation_marks_broken_images_and_keeps_their_place(tmp_path):
         [record(number, broken=number == 1) for number in range(3)], batch_size=3, quarantine=quarantine
     )
     assert batch.valid.tolist() == [True, False, True]
-    assert batch.keys == ("key 0", "key 1", "key 2")
-    assert quarantine.count == 1
+    assert batch.images[:, 4, 4, 0].tolist() == [0, 0, 2]
+    assert json.loads(quarantine.path.read_text())["key"] == "key 1"
     with pytest.raises(RecordError, match="key 1 cannot be used"):
         evaluate([record(0), record(1, broken=True)], batch_size=2)
 
@@ -280,3 +345,26 @@ def test_evaluation_marks_broken_images_and_keeps_their_place(tmp_path):
 def test_loader_survives_pickling(loader):
     pairs = loader([record(number) for number in range(5)])
     assert_equal(take(pairs, 2), take(pickle.loads(pickle.dumps(pairs)), 2))
+
+
+SCRIPT = """
+import contextlib, sys
+from align_jax.data.images import ImageTransform
+from align_jax.data.loader import EvaluationLoader
+from align_jax.data.records import PairRecord
+
+if __name__ == "__main__":
+    records = [PairRecord(str(number), open(sys.argv[1], "rb").read(), ("cat",)) for number in range(4)]
+    with contextlib.closing(EvaluationLoader(records, ImageTransform(8, 8), 2, workers=2).iterate()) as batches:
+        print([batch.valid.tolist() for batch in batches])
+"""
+
+
+def test_workers_start_from_a_script_with_flags_that_absl_does_not_know(tmp_path):
+    script, image = tmp_path / "script.py", tmp_path / "image.png"
+    script.write_text(SCRIPT)
+    image.write_bytes(record(0).image)
+    command = [sys.executable, str(script), str(image), "--optimizer.peak-learning-rate", "3e-3", "--undefok", "--x=1"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout == "[[True, True], [True, True]]\n"

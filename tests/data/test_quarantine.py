@@ -1,6 +1,10 @@
+import io
 import json
 import multiprocessing
 import pickle
+import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +53,38 @@ def test_line_that_is_being_written_is_read_later(tmp_path):
     quarantine.check()
     quarantine.path.write_text(line + "\n")
     assert quarantine.count == 1
+
+
+def test_threads_that_count_at_once_read_each_line_once(tmp_path, monkeypatch):
+    class SlowFile(io.BytesIO):
+        def read(self):
+            found = super().read()
+            time.sleep(0.05)  # so that every thread reads before the first one notes how far it came
+            return found
+
+    quarantine = pickle.loads(pickle.dumps(Quarantine(tmp_path / "quarantine.jsonl", 100)))
+    quarantine.add("a" * 100, "broken")
+    content, counts = quarantine.path.read_bytes(), []
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda path, mode: SlowFile(content))
+        threads = [threading.Thread(target=lambda: counts.append(quarantine.count)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert counts == [1, 1, 1]
+    for number in range(10):
+        quarantine.add(f"key {number}", "broken")
+        assert quarantine.count == number + 2
+
+
+def test_limit_is_passed_again_once_the_file_is_deleted_after_a_repair(tmp_path):
+    path = tmp_path / "quarantine.jsonl"
+    Quarantine(path, 0).add("a", "broken")
+    with pytest.raises(TooManyBadRecordsError, match=r"quarantine\.jsonl; repair the data and then delete that file"):
+        Quarantine(path, 0).check()
+    path.unlink()
+    Quarantine(path, 0).check()
 
 
 def test_negative_limit_is_an_error(tmp_path):

@@ -84,6 +84,14 @@ def test_vocabulary_file_alone_gives_the_same_tokens(directory, tmp_path):
     np.testing.assert_array_equal(*both)
 
 
+@pytest.mark.parametrize("lines", ["[MASK]\n\nred\ngreen\n", "[MASK]\nred\nred\ngreen\n"], ids=["blank", "repeated"])
+def test_vocabulary_size_covers_ids_beyond_one_that_is_left_out(tmp_path, lines):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n" + lines)
+    tokenizer = Tokenizer(tmp_path)
+    assert tokenizer.encode(["green"], 3)[0].tolist() == [[2, 7, 3]]
+    assert tokenizer.vocab_size == 8  # rows of an embedding table, though there are seven tokens
+
+
 def test_cased_vocabulary_file_is_respected(tmp_path):
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nRed\nred\n")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -30,6 +31,16 @@ def assert_trees_identical(left, right):
 
 
 @pytest.fixture
+def starts(monkeypatch):
+    """The steps at which loaders began, in order: a run that silently starts anew would give the same numbers."""
+    from align_jax.data.loader import TrainLoader
+
+    begun, iterate = [], TrainLoader.iterate
+    monkeypatch.setattr(TrainLoader, "iterate", lambda self, step=0: begun.append(step) or iterate(self, step))
+    return begun
+
+
+@pytest.fixture
 def straight(experiment, tmp_path):
     """Twenty steps on eight devices without a break."""
     return train(experiment, tmp_path / "straight"), losses(tmp_path / "straight")
@@ -51,18 +62,29 @@ def test_sharded_parameters_give_the_same_losses(experiment, straight, tmp_path)
     np.testing.assert_allclose(list(losses(tmp_path / "split").values()), list(expected.values()), rtol=1e-4)
 
 
-def test_stopped_and_continued_run_ends_bit_equal_to_the_straight_run(experiment, straight, tmp_path):
+def test_stopped_and_continued_run_ends_bit_equal_to_the_straight_run(experiment, straight, starts, tmp_path):
     expected_state, expected_losses = straight
     workdir = tmp_path / "stopped"
     assert int(train(experiment, workdir, stop_at=10).step) == 10
     state = train(experiment, workdir)
+    assert starts == [0, 10]
     assert_trees_identical(state, expected_state)
     assert losses(workdir) == expected_losses
 
 
-def test_finished_run_does_not_train_again(experiment, straight, tmp_path):
+def test_checkpoint_written_while_training_went_on_is_that_of_its_step(experiment, straight, starts, tmp_path):
+    """The arrays of step 10 were given away to step 11 while they were being written."""
+    expected_state, expected_losses = straight
+    shutil.rmtree(tmp_path / "straight" / "checkpoints" / "20")
+    assert_trees_identical(train(experiment, tmp_path / "straight"), expected_state)
+    assert starts == [10]
+    assert losses(tmp_path / "straight") == expected_losses
+
+
+def test_finished_run_does_not_train_again(experiment, straight, starts, tmp_path):
     state, expected_losses = straight
     again = train(experiment, tmp_path / "straight")
+    assert starts == [20]
     assert_trees_identical(again, state)
     assert losses(tmp_path / "straight") == expected_losses
 
@@ -82,7 +104,7 @@ def test_evaluation_report_and_model_folder(evaluated, tmp_path):
     train(evaluated, tmp_path)
     recalls = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "discs/image_to_text_recall@1" in line]
     assert [line["step"] for line in recalls] == [10, 20]
-    assert recalls[0]["discs/image_to_text_recall@10"] <= 1.0
+    assert all(0.0 <= value <= 1.0 for line in recalls for key, value in line.items() if key != "step")
     assert "a red disc on a blue ground" in (tmp_path / "report.html").read_text()
     assert AlignConfig.from_json(tmp_path) == evaluated.task.model
     assert Experiment.from_json(tmp_path / "experiment.json") == evaluated
@@ -117,8 +139,8 @@ def test_loss_that_is_not_a_number_stops_with_its_step_and_is_not_saved(experime
 
 
 def test_batch_that_does_not_divide_is_refused_before_anything_is_written(experiment, tmp_path):
-    with pytest.raises(ValueError, match="batch_size 30 is not divisible by 8 devices; use 24 or 32"):
-        train(dataclasses.replace(experiment, batch_size=30), tmp_path / "run")
+    with pytest.raises(ValueError, match="batch_size 36 is not divisible by 8 devices; use 32 or 40"):
+        train(dataclasses.replace(experiment, batch_size=36), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -132,8 +154,29 @@ def test_workdir_of_another_model_is_refused(experiment, tmp_path):
 
 def test_another_order_of_examples_is_refused(experiment, tmp_path):
     train(experiment, tmp_path, stop_at=1)
-    with pytest.raises(ConfigurationError, match="seed was 0 and is now 1"):
-        train(dataclasses.replace(experiment, seed=1), tmp_path)
+    data = dataclasses.replace(experiment.data, neighbours=2)
+    with pytest.raises(ConfigurationError, match=r"seed was 0 and is now 1; neighbours was 1 and is now 2"):
+        train(dataclasses.replace(experiment, seed=1, data=data), tmp_path)
+    assert Experiment.from_json(tmp_path / "experiment.json") == experiment
+
+
+def test_remote_workdir_is_refused_rather_than_written_beside_the_project(experiment):
+    with pytest.raises(ValueError, match=r"gs:.*is remote"):
+        train(experiment, "gs://bucket/run")
+
+
+def test_batch_that_does_not_divide_into_batch_norm_groups_is_refused(experiment):
+    with pytest.raises(ValueError, match="not a multiple of the batch-norm group size 4"):
+        dataclasses.replace(experiment, batch_size=30)
+
+
+def test_temperature_stays_above_its_floor_and_can_leave_it(experiment, tmp_path):
+    """The quickstart's temperature falls to the floor; one that no gradient reaches any more would stay there."""
+    floored = dataclasses.replace(experiment.task, temperature_floor=0.1999)
+    state = train(dataclasses.replace(experiment, task=floored, ema_decay=None), tmp_path)
+    temperatures = [line["temperature"] for line in read_metrics(tmp_path / "metrics.jsonl")]
+    assert min(temperatures) >= np.float32(0.1999)
+    assert float(state.params["temperature"]) >= np.float32(0.1999)
 
 
 def test_broken_images_are_skipped_named_and_limited(experiment, tmp_path, data_dir):
@@ -170,6 +213,7 @@ def test_missing_data_set_names_the_command(experiment, tmp_path):
     data = dataclasses.replace(experiment.data, train=absent)
     with pytest.raises(FileNotFoundError, match="align-jax data"):
         train(dataclasses.replace(experiment, data=data), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_builder_of_the_fixture_is_deterministic(tmp_path, data_dir):

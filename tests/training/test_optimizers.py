@@ -1,3 +1,5 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,6 +87,59 @@ def test_schedules_rise_over_the_warm_up_and_span_the_run(decay, expected):
 def test_warm_up_longer_than_the_run_says_so():
     with pytest.raises(ValueError, match="warmup_steps 10 leaves nothing of total_steps 10"):
         AdamW(warmup_steps=10).build(10)
+
+
+@pytest.mark.parametrize("optimizer", [AdamW, Lamb])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("peak_learning_rate", -1e-3), ("peak_learning_rate", math.nan), ("peak_learning_rate", math.inf),
+        ("final_learning_rate", -1e-3), ("warmup_steps", -1), ("weight_decay", -0.1), ("weight_decay", math.nan),
+        ("clip_norm", 0.0), ("clip_norm", -1.0), ("clip_norm", math.nan), ("b1", 1.0), ("b1", -0.1), ("b2", 1.0),
+        ("b2", math.nan), ("eps", -1e-8),
+    ],
+)  # fmt: skip
+def test_numbers_outside_their_limits_are_named(optimizer, field, value):
+    with pytest.raises(ValueError, match=rf"{optimizer.__name__}: {field} is {value}, but must be "):
+        optimizer(**{field: value})
+
+
+def test_all_numbers_outside_their_limits_are_named_together():
+    with pytest.raises(ValueError, match=r"warmup_steps is -1, but .*, and b2 is 1\.0, but must be at least 0"):
+        AdamW(warmup_steps=-1, b2=1.0)
+
+
+def test_limits_may_be_reached():
+    AdamW(peak_learning_rate=0.0, warmup_steps=0, weight_decay=0.0, clip_norm=None, b1=0.0, b2=0.0)
+
+
+@pytest.mark.parametrize("optimizer", [AdamW, Lamb])
+def test_frozen_pattern_without_parameter_is_refused(optimizer):
+    built = optimizer(frozen=("text/pooler/", "^image/", "txet/layers")).build(10)
+    with pytest.raises(
+        ValueError, match=rf"{optimizer.__name__}\.frozen: no parameter's path contains 'txet/layers'; .*image/stem"
+    ):
+        built.init(PARAMS)
+
+
+def test_excluded_pattern_without_parameter_is_refused():
+    built = Lamb(excluded=("/bias$", "layernorm/", "LayerNorm/")).build(10)
+    with pytest.raises(ValueError, match=r"Lamb\.excluded: no parameter's path contains 'layernorm/', 'LayerNorm/'"):
+        jax.eval_shape(built.init, PARAMS)
+
+
+@pytest.mark.parametrize("optimizer", [AdamW(), Lamb(), Lamb(frozen=()), Lamb(frozen=("text/pooler/", "^encoder/"))])
+def test_default_patterns_may_match_nothing(optimizer):
+    """A classifier of images has neither pooler nor batch norm."""
+    optimizer.build(10).init({"encoder": {"kernel": jnp.ones((2, 2))}})
+
+
+def test_frozen_parameters_stay_and_the_others_move():
+    optimizer = AdamW(peak_learning_rate=0.1, decay="constant", frozen=("^image/", "temperature$")).build(10)
+    updates, _ = optimizer.update(gradients_like(PARAMS), optimizer.init(PARAMS), PARAMS)
+    for path, update in jax.tree_util.tree_leaves_with_path(updates):
+        name = path_name(path)
+        assert bool(jnp.all(update == 0)) == name.startswith(("image/", "temperature")), name
 
 
 def test_clip_bounds_the_gradient_before_the_moments():

@@ -7,17 +7,19 @@ names of the emoji as `aliases`.
 Names are made readable and are unique, ignoring case: `woman_running_medium-dark_skin_tone` becomes
 "woman running: medium-dark skin tone" and `Bulgaria` becomes "flag: Bulgaria", as Unicode writes them.
 
-The split `compositional` holds out a fifth of the skin-tone variants, so that a model has seen the person and has seen
-the tone, but never both together. The rule: variants are taken in the order of SHA-256 of their key; one is held out
-unless half of its emoji's variants already are, until a fifth is reached. So every held-out variant leaves at least as
-many of its siblings in `train`, which has everything else. The five tone swatches are no variants, but are counted
-among the 2,035 drawings with a tone; a fifth of them is 407.
+The split `compositional` holds out a fifth of the skin-tone variants, so that a model has seen the person and has
+seen the tone, but never both together. Some drawings look exactly like another one ("cook" and "man cook"); variants
+with one picture are held out together or not at all, so that no held-out picture is seen in training under another
+name. The rule: groups of variants with one picture are taken in the order of the SHA-256 of their first key; a group
+is held out unless that would be more than half of the variants of one of its emoji, until a fifth is reached. So
+every held-out variant leaves at least as many of its siblings in `train`, which has everything else. The five tone
+swatches are no variants, but are counted among the 2,035 drawings with a tone; a fifth of them is 407.
 """
 
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ import tensorflow_datasets as tfds
 
 SKIN_TONES = ("1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF")
 HELD_OUT_FRACTION = 1 / 5
+COMPARED_AT_PX = 72
 
 _TONE = r"(?:light|medium-light|medium|medium-dark|dark) skin tone"
 _HAIR = r"(?:blond|curly|red|white) hair|bald|beard"
@@ -110,7 +113,7 @@ class Openmoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterable[tuple[str, dict[str, Any]]]]:
         emoji = read_emoji()
-        held_out = held_out_variants(one.key for one in emoji)
+        held_out = held_out_variants(pictures_with_tone(emoji))
         return {
             "train": self._generate_examples([one for one in emoji if one.key not in held_out]),
             "compositional": self._generate_examples([one for one in emoji if one.key in held_out]),
@@ -181,19 +184,35 @@ def caption(key: str, short_name: str) -> str:
     return f"{name}: {', '.join(details)}" if details else name
 
 
-def held_out_variants(keys: Iterable[str]) -> frozenset[str]:
-    """The keys of the split `compositional`; the rule is in the file's docstring."""
-    with_tone = [key for key in keys if not set(SKIN_TONES).isdisjoint(key.split("-"))]
-    variants = [key for key in with_tone if key not in SKIN_TONES]
+def held_out_variants(pictures: Mapping[str, bytes]) -> frozenset[str]:
+    """The keys of the split `compositional`; the rule is in the file's docstring.
+
+    Args:
+      pictures: what each drawing with a skin tone looks like, by key; equal bytes are equal pictures.
+    """
+    variants = [key for key in pictures if key not in SKIN_TONES]
     siblings = Counter(_without_tones(key) for key in variants)
-    held_out: defaultdict[str, list[str]] = defaultdict(list)
-    remaining = round(len(with_tone) * HELD_OUT_FRACTION)
-    for key in sorted(variants, key=lambda key: hashlib.sha256(key.encode()).digest()):
-        base = _without_tones(key)
-        if remaining and len(held_out[base]) + 1 <= siblings[base] // 2:
-            held_out[base].append(key)
-            remaining -= 1
-    return frozenset(key for group in held_out.values() for key in group)
+    same_picture: defaultdict[bytes, list[str]] = defaultdict(list)
+    for key in sorted(variants):
+        same_picture[pictures[key]].append(key)
+    remaining = round(len(pictures) * HELD_OUT_FRACTION)
+    held_out: list[str] = []
+    taken: Counter[str] = Counter()
+    for group in sorted(same_picture.values(), key=lambda group: hashlib.sha256(group[0].encode()).digest()):
+        after = taken + Counter(_without_tones(key) for key in group)
+        if len(group) <= remaining and all(after[base] <= siblings[base] // 2 for base in map(_without_tones, group)):
+            held_out += group
+            taken, remaining = after, remaining - len(group)
+    return frozenset(held_out)
+
+
+def pictures_with_tone(emoji: Iterable[Emoji]) -> dict[str, bytes]:
+    """Digests of the pictures of all drawings with a skin tone, by key, at one size for every configuration."""
+    return {
+        one.key: hashlib.sha256(render(one.svg_file, COMPARED_AT_PX)).digest()
+        for one in emoji
+        if not set(SKIN_TONES).isdisjoint(one.key.split("-"))
+    }
 
 
 def render(svg_file: Path, size_px: int) -> bytes:

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from align_jax.data.builders import openmoji
-from align_jax.data.builders.openmoji import SKIN_TONES, caption, held_out_variants, openmoji_builder, read_emoji
+from align_jax.data.builders.openmoji import (
+    SKIN_TONES,
+    caption,
+    held_out_variants,
+    openmoji_builder,
+    pictures_with_tone,
+    read_emoji,
+)
 from align_jax.data.images import decode_image
 from align_jax.data.records import PairDataset
 
@@ -17,8 +24,13 @@ def emoji():
 
 
 @pytest.fixture(scope="module")
-def held_out(emoji):
-    return held_out_variants(one.key for one in emoji)
+def pictures(emoji):
+    return pictures_with_tone(emoji)
+
+
+@pytest.fixture(scope="module")
+def held_out(pictures):
+    return held_out_variants(pictures)
 
 
 def base(key):
@@ -76,17 +88,22 @@ def test_held_out_variants_have_a_tone_and_leave_siblings_behind(emoji, held_out
         assert left[name] >= count
 
 
-def test_held_out_variants_do_not_depend_on_the_order_of_the_files(emoji, held_out):
-    keys = [one.key for one in emoji]
-    assert held_out_variants(reversed(keys)) == held_out
+def test_no_held_out_picture_is_in_train_under_another_name(pictures, held_out):
+    seen = {picture for key, picture in pictures.items() if key not in held_out}
+    assert not [key for key in held_out if pictures[key] in seen]
+    assert len({pictures[key] for key in held_out}) < len(held_out)  # there are such pairs among the held-out ones
+
+
+def test_held_out_variants_do_not_depend_on_the_order_of_the_files(pictures, held_out):
+    assert held_out_variants(dict(reversed(pictures.items()))) == held_out
     # Numbers published for this split mean these variants and no others.
-    assert hashlib.sha256(" ".join(sorted(held_out)).encode()).hexdigest()[:16] == "7c96ad09654e1e84"
+    assert hashlib.sha256(" ".join(sorted(held_out)).encode()).hexdigest()[:16] == "9e8a169285182539"
 
 
 def test_prepared_data_set_keeps_the_held_out_variants_out_of_train(emoji, held_out, tmp_path, monkeypatch):
     some = [*(one for one in emoji if one.key in held_out)][:8] + emoji[:8]
     monkeypatch.setattr(openmoji, "read_emoji", lambda: some)
-    monkeypatch.setattr(openmoji, "held_out_variants", lambda keys: held_out & set(keys))
+    monkeypatch.setattr(openmoji, "held_out_variants", lambda pictures: held_out & set(pictures))
     openmoji_builder(tmp_path, size_px=24).download_and_prepare()
     train, compositional = (
         list(PairDataset("openmoji", split, str(tmp_path)).open()) for split in ("train", "compositional")
