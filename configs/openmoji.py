@@ -18,7 +18,7 @@ def get_config(
     *,
     debug: bool = False,
     batch_size: int = 256,
-    total_steps: int = 2000,
+    total_steps: int = 1200,
     data_dir: str = "data",
 ) -> Experiment:
     """The quickstart; `debug` is a few steps of a tiny batch."""
@@ -66,7 +66,7 @@ def get_config(
             cache_bytes=2**28,
             neighbours=8,
         ),
-        optimizer=AdamW(peak_learning_rate=3e-3, warmup_steps=min(100, total_steps // 4), decay="cosine"),
+        optimizer=AdamW(peak_learning_rate=2.5e-3, warmup_steps=min(100, total_steps // 4), decay="cosine"),
         total_steps=total_steps,
         batch_size=batch_size,
         evaluations=(
@@ -78,5 +78,5 @@ def get_config(
             ),
         ),
         log=Every(1 if debug else 20),
-        checkpoint=Every(500),
+        checkpoint=Every(400),
     )

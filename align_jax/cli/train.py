@@ -8,8 +8,6 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
 from align_jax.parallel.host_memory import keep_freed_memory
 
 EXAMPLE = """example:
@@ -43,8 +41,6 @@ def main(argv: Sequence[str]) -> int:
 
     from align_jax.training.loop import train  # noqa: PLC0415  (after the help, which needs no model)
 
-    # Worker processes of the loader read absl's flags, which fail unless they were parsed.
-    flags.FLAGS(["align-jax"])
     train(experiment, Path(known.workdir), stop_at=known.steps)
     return 0
 
