@@ -1,45 +1,30 @@
 """Model configurations: frozen dataclasses that read and write the `config.json` of `transformers`.
 
 Field names, defaults and meaning are those of `transformers` 4.37 (`AlignConfig`, `AlignTextConfig`,
-`AlignVisionConfig`); a file that leaves a field out therefore means what it means there. Reading is strict: a field
-that is neither ours nor one of the general fields that every `transformers` file may carry is an error that names it.
-So is a value that no model can be built from, and one that asks for what these models do not compute.
+`AlignVisionConfig`); a file that leaves a field out therefore means what it means there.
 
 Named sizes follow "EfficientNet" (Tan & Le, arXiv 1905.11946), "Well-Read Students Learn Better" (Turc et al., arXiv
 1908.08962, the small BERTs) and ALIGN (Jia et al., arXiv 2102.05918, section 5).
 """
 
 import dataclasses
-import json
 import math
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
-# General fields of every `transformers` configuration: they describe the Python object, text generation or a
-# classification head, and never change what a tower computes.
-_GENERAL_FIELDS = frozenset({
-    "_attn_implementation_autoset", "_name_or_path", "architectures", "attn_implementation", "bad_words_ids",
-    "begin_suppress_tokens", "bos_token_id", "chunk_size_feed_forward", "classifier_dropout", "decoder_start_token_id",
-    "diversity_penalty", "do_sample", "dtype", "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id",
-    "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id", "forced_eos_token_id",
-    "gradient_checkpointing", "id2label", "is_composition", "is_encoder_decoder", "label2id", "length_penalty",
-    "max_length", "min_length", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences",
-    "output_attentions", "output_hidden_states", "output_scores", "prefix", "problem_type", "remove_invalid_values",
-    "repetition_penalty", "return_dict", "return_dict_in_generate", "sep_token_id", "suppress_tokens",
-    "task_specific_params", "temperature", "tf_legacy_loss", "tie_encoder_decoder", "tie_word_embeddings",
-    "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript", "transformers_version", "typical_p",
-    "use_bfloat16", "use_cache",
-})  # fmt: skip
+from align_jax.json_config import (
+    COLOURS,
+    NOT_NEGATIVE,
+    ODD,
+    POSITIVE,
+    RATE,
+    STRIDE,
+    ConfigurationError,
+    JsonConfig,
+    Limit,
+)
 
-# General fields that do change what a tower computes, and the only value at which it computes what ours does. JSON's
-# null means the same as leaving a field out.
-_NEUTRAL_VALUES: dict[str, Any] = {
-    "add_cross_attention": False,
-    "cross_attention_hidden_size": None,
-    "is_decoder": False,
-    "pruned_heads": {},
-}
+__all__ = ["AlignConfig", "AlignTextConfig", "AlignVisionConfig", "ConfigurationError"]
 
 HiddenAct = Literal[
     "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "relu6", "silu", "swish", "tanh",
@@ -49,139 +34,8 @@ PoolingType = Literal["mean", "max"]
 PositionEmbeddingType = Literal["absolute"]
 
 
-class ConfigurationError(ValueError):
-    """A configuration has an unknown field, or a value that no model can be built from."""
-
-
-class _Limit(NamedTuple):
-    """The values that a number may have."""
-
-    allows: Callable[[Any], bool]  # False for nan, which no comparison holds for
-    words: str  # completes "must be …"
-
-
-_POSITIVE = _Limit(lambda value: 0 < value < math.inf, "positive and finite")
-_NOT_NEGATIVE = _Limit(lambda value: 0 <= value < math.inf, "finite and not negative")
-_RATE = _Limit(lambda value: 0 <= value <= 1, "between 0 and 1")
-_STRIDE = _Limit(lambda value: value in (1, 2), "1 or 2")
-_ODD = _Limit(lambda value: value > 0 and value % 2 == 1, "odd and positive")  # even kernels have no centre
-_COLOURS = _Limit(lambda value: value == 3, "3, because the image tower reads red, green and blue")
-
-
 @dataclasses.dataclass(frozen=True)
-class _JsonConfig:
-    """Strict reading and writing of one JSON object of `transformers`."""
-
-    model_type: ClassVar[str]
-    _derived_fields: ClassVar[frozenset[str]] = frozenset()
-    # Names of fields, separated by spaces. A limit on a tuple holds for each of its items.
-    _limits: ClassVar[Mapping[_Limit, str]] = {}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Builds the configuration from the object of a `config.json`.
-
-        Raises:
-            ConfigurationError: if fields are unknown or ask for what these models do not compute (all are named), or a
-                value has the wrong type or is unsupported.
-        """
-        found_type = values.get("model_type", cls.model_type)
-        if found_type != cls.model_type:
-            raise ConfigurationError(f"model_type is {found_type!r}, but {cls.__name__} reads {cls.model_type!r}")
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        ignored = _GENERAL_FIELDS | _NEUTRAL_VALUES.keys() | cls._derived_fields | {"model_type"}
-        unknown = sorted(set(values) - set(fields) - ignored)
-        if unknown:
-            raise ConfigurationError(
-                f"{cls.__name__} has no field {', '.join(map(repr, unknown))}; remove it from the configuration, or "
-                f"use one of: {', '.join(sorted(fields))}"
-            )
-        changed = [name for name, neutral in _NEUTRAL_VALUES.items() if values.get(name) not in (None, neutral)]
-        if changed:
-            raise ConfigurationError(
-                f"{cls.__name__} supports only "
-                + ", ".join(f"{name} {_NEUTRAL_VALUES[name]!r} (it is {values[name]!r})" for name in changed)
-                + "; use a checkpoint of an encoder with all its heads and no cross-attention"
-            )
-        present = {name: values[name] for name in fields if name in values}
-        return cls(**{name: _coerce(cls.__name__, fields[name], value) for name, value in present.items()})
-
-    @classmethod
-    def from_json(cls, path: str | Path) -> Self:
-        """Reads a `config.json`, or the one in a folder."""
-        path = Path(path)
-        path = path / "config.json" if path.is_dir() else path
-        try:
-            values = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{path} does not exist; give a folder that holds a config.json") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{path} is not valid JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise ConfigurationError(f"{path} holds a JSON {type(values).__name__}, not an object")
-        return cls.from_dict(values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The object of a `config.json`, with every field written out."""
-        values: dict[str, Any] = {"model_type": self.model_type}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, _JsonConfig):
-                value = value.to_dict()
-            values[field.name] = list(value) if isinstance(value, tuple) else value
-        return values
-
-    def to_json(self, path: str | Path) -> None:
-        """Writes `config.json` (into the folder, when `path` is one)."""
-        path = Path(path)
-        path = path / "config.json" if path.is_dir() else path
-        path.write_text(json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n")
-
-    def _check_limits(self) -> None:
-        """Refuses numbers outside `_limits`; all of them are named."""
-        wrong = []
-        for limit, names in self._limits.items():
-            for name in names.split():
-                value = getattr(self, name)
-                items = value if isinstance(value, tuple) else (value,)
-                if not all(map(limit.allows, items)):
-                    subject = "every item" if isinstance(value, tuple) else "it"
-                    wrong.append(f"{name} is {value!r}, but {subject} must be {limit.words}")
-        self._require(not wrong, "; ".join(wrong))
-
-    def _require(self, condition: bool, message: str) -> None:
-        if not condition:
-            raise ConfigurationError(f"{type(self).__name__}: {message}")
-
-    def _require_choice(self, name: str, choices: Any) -> None:
-        value = getattr(self, name)
-        self._require(value in get_args(choices), f"{name} {value!r} is not supported; use one of {get_args(choices)}")
-
-
-def _coerce(owner: str, field: dataclasses.Field, value: Any) -> Any:
-    """JSON knows no tuples and writes 1.0 as 1; everything else must have the field's own type."""
-    if isinstance(field.type, type) and issubclass(field.type, _JsonConfig):
-        if not isinstance(value, Mapping):
-            raise ConfigurationError(f"{owner}.{field.name} is {value!r}, not a JSON object")
-        return field.type.from_dict(value)
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    if field.type is float and (is_integer or isinstance(value, float)):
-        return float(value)
-    if field.type is int and is_integer:
-        return value
-    if field.type is bool and isinstance(value, bool):
-        return value
-    if field.type == tuple[int, ...]:
-        if isinstance(value, list | tuple) and all(type(item) is int for item in value):
-            return tuple(value)
-    elif field.type not in (int, float, bool) and isinstance(value, str):
-        return value
-    expected = getattr(field.type, "__name__", str(field.type))
-    raise ConfigurationError(f"{owner}.{field.name} is {value!r}, which is not of type {expected}")
-
-
-@dataclasses.dataclass(frozen=True)
-class AlignTextConfig(_JsonConfig):
+class AlignTextConfig(JsonConfig):
     """The text tower: BERT (Devlin et al., arXiv 1810.04805).
 
     Parameters with a 30,522-entry vocabulary, pooler included:
@@ -206,11 +60,11 @@ class AlignTextConfig(_JsonConfig):
     pad_token_id: int = 0
     position_embedding_type: PositionEmbeddingType = "absolute"
 
-    _limits: ClassVar[Mapping[_Limit, str]] = {
-        _POSITIVE: "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size "
+    _limits: ClassVar[Mapping[Limit, str]] = {
+        POSITIVE: "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size "
         "max_position_embeddings type_vocab_size layer_norm_eps",
-        _NOT_NEGATIVE: "initializer_range pad_token_id",
-        _RATE: "hidden_dropout_prob attention_probs_dropout_prob",
+        NOT_NEGATIVE: "initializer_range pad_token_id",
+        RATE: "hidden_dropout_prob attention_probs_dropout_prob",
     }
 
     def __post_init__(self) -> None:
@@ -274,7 +128,7 @@ EfficientNetSize = Literal["b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "l2"]
 
 
 @dataclasses.dataclass(frozen=True)
-class AlignVisionConfig(_JsonConfig):
+class AlignVisionConfig(JsonConfig):
     """The image tower: EfficientNet without its top convolution.
 
     Parameters, and the width of the pooled features:
@@ -307,14 +161,14 @@ class AlignVisionConfig(_JsonConfig):
     batch_norm_momentum: float = 0.99
     drop_connect_rate: float = 0.2
 
-    _limits: ClassVar[Mapping[_Limit, str]] = {
-        _COLOURS: "num_channels",
-        _POSITIVE: "image_size width_coefficient depth_coefficient depth_divisor in_channels out_channels "
+    _limits: ClassVar[Mapping[Limit, str]] = {
+        COLOURS: "num_channels",
+        POSITIVE: "image_size width_coefficient depth_coefficient depth_divisor in_channels out_channels "
         "num_block_repeats expand_ratios squeeze_expansion_ratio hidden_dim batch_norm_eps",
-        _ODD: "kernel_sizes",
-        _STRIDE: "strides",
-        _NOT_NEGATIVE: "initializer_range depthwise_padding",
-        _RATE: "batch_norm_momentum drop_connect_rate",
+        ODD: "kernel_sizes",
+        STRIDE: "strides",
+        NOT_NEGATIVE: "initializer_range depthwise_padding",
+        RATE: "batch_norm_momentum drop_connect_rate",
     }
 
     def __post_init__(self) -> None:
@@ -371,7 +225,7 @@ class AlignVisionConfig(_JsonConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class AlignConfig(_JsonConfig):
+class AlignConfig(JsonConfig):
     """Both towers and the space they share.
 
     Attributes:
@@ -391,9 +245,9 @@ class AlignConfig(_JsonConfig):
     initializer_range: float = 0.02
     image_projection: bool = False
 
-    _limits: ClassVar[Mapping[_Limit, str]] = {
-        _POSITIVE: "projection_dim temperature_init_value",
-        _NOT_NEGATIVE: "initializer_range",
+    _limits: ClassVar[Mapping[Limit, str]] = {
+        POSITIVE: "projection_dim temperature_init_value",
+        NOT_NEGATIVE: "initializer_range",
     }
 
     def __post_init__(self) -> None:

@@ -31,7 +31,7 @@ def match_ranks(
         gallery_valid: False on rows that are padding.
 
     Returns:
-        The number of wrong items ahead of the best right one; N where no item is right.
+        The number of wrong items ahead of the best right one; the largest int32 where no item is right.
     """
     valid_N = jnp.ones(gallery.shape[0], bool) if gallery_valid is None else gallery_valid
 
@@ -43,7 +43,7 @@ def match_ranks(
         # Not `>= best`: a score that is not a number must count as ahead, not behind.
         ahead_N = ~(scores_N < best) & ~right_N & valid_N
         ahead = jnp.sum(ahead_N.astype(jnp.int32))
-        return jnp.where(jnp.any(right_N), ahead, jnp.int32(gallery.shape[0]))
+        return jnp.where(jnp.any(right_N), ahead, jnp.iinfo(jnp.int32).max)
 
     return jax.lax.map(rank, (queries, query_ids), batch_size=_QUERIES_AT_ONCE)
 

@@ -45,9 +45,13 @@ def recall(
     }
     results = {}
     for direction, (queries, ids, searched, searched_ids) in directions.items():
+        absent = np.setdiff1d(query_ids, ids)
+        if absent.size or not query_ids.size:
+            raise ValueError(
+                f"{absent.size} of {query_ids.size} queries of {direction} are not in the gallery, such as "
+                f"{absent[:3].tolist()}; it must hold the images and captions of at least one query, and of all"
+            )
         asked = np.isin(ids, query_ids)
-        if not asked.any():
-            raise ValueError(f"no query of {direction} is in the gallery; the gallery must hold the queries")
         ranks = match_ranks(*map(jnp.asarray, (queries[asked], ids[asked], searched, searched_ids)))
         results |= {f"{direction}_recall@{k}": float(recall_at(ranks, k)) for k in cutoffs}
     return results

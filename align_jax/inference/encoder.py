@@ -55,11 +55,15 @@ class Encoder:
         for batch in batches:
             placed = place_batch((batch.images, batch.valid), self._rows)
             encoded.append(jax.device_get(self._encode_images(variables, *placed)))
+        if not encoded:
+            raise ValueError("there are no batches of images to encode; give at least one")
         embeddings, valid = zip(*encoded, strict=True)
         return np.concatenate(embeddings), np.concatenate(valid)
 
     def texts(self, variables: Any, texts: Sequence[str]) -> Float[np.ndarray, "N D"]:
         """Unit-length embeddings, in order."""
+        if not texts:
+            raise ValueError("there are no texts to encode; give at least one")
         embeddings = []
         for start in range(0, len(texts), self.batch_size):
             chunk = list(texts[start : start + self.batch_size])

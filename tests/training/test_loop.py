@@ -12,6 +12,7 @@ from align_jax.cli import main
 from align_jax.configuration import AlignConfig, ConfigurationError
 from align_jax.data.quarantine import TooManyBadRecordsError
 from align_jax.data.records import PairDataset
+from align_jax.inference.model_folder import load_model
 from align_jax.parallel.mesh import MeshShape
 from align_jax.training.experiment import Experiment
 from align_jax.training.loop import NonFiniteLossError, train
@@ -101,7 +102,7 @@ def test_run_continues_from_the_last_checkpoint_after_later_steps_were_lost(expe
 
 
 def test_evaluation_report_and_model_folder(evaluated, tmp_path):
-    train(evaluated, tmp_path)
+    state = train(evaluated, tmp_path)
     recalls = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "discs/image_to_text_recall@1" in line]
     assert [line["step"] for line in recalls] == [10, 20]
     assert all(0.0 <= value <= 1.0 for line in recalls for key, value in line.items() if key != "step")
@@ -115,6 +116,18 @@ def test_evaluation_report_and_model_folder(evaluated, tmp_path):
     )
     assert inputs["pixel_values"].shape == (1, 3, 17, 17)
     assert inputs["input_ids"].shape == (1, 12)
+    _, variables, tokenizer = load_model(tmp_path)
+    assert_trees_identical(variables, state.variables())
+    assert tokenizer.encode(["a red disc"], 12)[0].tolist() == inputs["input_ids"].tolist()
+
+
+def test_bfloat16_training_follows_float32(experiment, straight, tmp_path):
+    _, expected = straight
+    low = dataclasses.replace(experiment, task=dataclasses.replace(experiment.task, dtype="bfloat16"))
+    state = train(low, tmp_path / "low", stop_at=5)
+    found = losses(tmp_path / "low")
+    np.testing.assert_allclose(list(found.values()), [expected[step] for step in found], rtol=0.03)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(state.params)} == {"float32"}
 
 
 def test_experiment_with_lamb_survives_its_file(experiment, tmp_path):
