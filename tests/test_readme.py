@@ -35,7 +35,7 @@ def test_make_knows_the_two_commands():
         subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"align-jax (\w+ ?\w*)", README))))
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"^    align-jax (\w+ ?\w*)", README, re.MULTILINE))))
 def test_commands_have_help(command):
     words = command.split()[:2] if command.startswith("data") else command.split()[:1]
     subprocess.run([sys.executable, "-m", "align_jax", *words, "--help"], cwd=ROOT, check=True, capture_output=True)
