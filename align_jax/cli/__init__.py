@@ -4,6 +4,7 @@ Exit status 0 is success, 2 a wrong argument or input (one line on standard erro
 what to do), 1 a failure. Nothing heavy is imported before the subcommand is known, so `--help` answers at once.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -29,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"align-jax {command}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, FileNotFoundError, NotADirectoryError, ModuleNotFoundError) as error:
         print(f"align-jax {command}: {_one_line(error)}", file=sys.stderr)
         return 2
@@ -41,7 +45,7 @@ def _help() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
     return "\n".join(
-        ["usage: align-jax COMMAND [--help] …", "", "ALIGN in JAX: train, convert, embed, search.", "", *lines]
+        ["usage: align-jax COMMAND [--help] …", "", "ALIGN in JAX and Flax.", "", *lines]
     )
 
 
