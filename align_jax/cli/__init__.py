@@ -44,9 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _help() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
-    return "\n".join(
-        ["usage: align-jax COMMAND [--help] …", "", "ALIGN in JAX and Flax.", "", *lines]
-    )
+    return "\n".join(["usage: align-jax COMMAND [--help] …", "", "ALIGN in JAX and Flax.", "", *lines])
 
 
 def _one_line(error: BaseException) -> str:
