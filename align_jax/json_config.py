@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any, ClassVar, NamedTuple, Self, get_args
 
 # General fields of every `transformers` configuration: they describe the Python object, text generation or a
@@ -19,12 +20,13 @@ _GENERAL_FIELDS = frozenset({
     "diversity_penalty", "do_sample", "dtype", "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id",
     "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id", "forced_eos_token_id",
     "gradient_checkpointing", "id2label", "is_composition", "is_encoder_decoder", "label2id", "length_penalty",
-    "max_length", "min_length", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences",
-    "output_attentions", "output_hidden_states", "output_scores", "prefix", "problem_type", "remove_invalid_values",
+    "max_length", "min_length", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_labels",
+    "num_return_sequences", "output_attentions", "output_hidden_states", "output_past", "output_scores", "prefix",
+    "problem_type", "remove_invalid_values",
     "repetition_penalty", "return_dict", "return_dict_in_generate", "sep_token_id", "suppress_tokens",
     "task_specific_params", "temperature", "tf_legacy_loss", "tie_encoder_decoder", "tie_word_embeddings",
     "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript", "transformers_version", "typical_p",
-    "use_bfloat16", "use_cache",
+    "use_bfloat16", "use_cache", "xla_device",
 })  # fmt: skip
 
 # General fields that do change what a tower computes, and the only value at which it computes what ours does. JSON's
@@ -34,6 +36,12 @@ _NEUTRAL_VALUES: dict[str, Any] = {
     "cross_attention_hidden_size": None,
     "is_decoder": False,
     "pruned_heads": {},
+}
+
+# Values that `transformers` knows and we refuse: what they would need.
+_REFUSED_VALUES: dict[tuple[str, str], str] = {
+    ("hidden_act", name): "has parameters of its own, which the weights of these models do not hold"
+    for name in ("prelu", "xielu")
 }
 
 
@@ -61,6 +69,7 @@ class JsonConfig:
     """Strict reading and writing of one JSON object of `transformers`."""
 
     model_type: ClassVar[str]
+    # Fields that files carry and no model needs: they follow from others, or speak of what is not in it.
     _derived_fields: ClassVar[frozenset[str]] = frozenset()
     # Names of fields, separated by spaces. A limit on a tuple holds for each of its items.
     _limits: ClassVar[Mapping[Limit, str]] = {}
@@ -92,7 +101,9 @@ class JsonConfig:
                 + "; use a checkpoint of an encoder with all its heads and no cross-attention"
             )
         present = {name: values[name] for name in fields if name in values}
-        return cls(**{name: _coerce(cls.__name__, fields[name], value) for name, value in present.items()})
+        return cls(
+            **{name: _coerce(f"{cls.__name__}.{name}", fields[name].type, value) for name, value in present.items()}
+        )
 
     @classmethod
     def from_json(cls, path: str | Path) -> Self:
@@ -126,13 +137,13 @@ class JsonConfig:
         path.write_text(json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n")
 
     def _check_limits(self) -> None:
-        """Refuses numbers outside `_limits`; all of them are named."""
+        """Refuses numbers outside `_limits`; all of them are named. `None` is the absence of a number."""
         wrong = []
         for limit, names in self._limits.items():
             for name in names.split():
                 value = getattr(self, name)
                 items = value if isinstance(value, tuple) else (value,)
-                if not all(map(limit.allows, items)):
+                if value is not None and not all(map(limit.allows, items)):
                     subject = "every item" if isinstance(value, tuple) else "it"
                     wrong.append(f"{name} is {value!r}, but {subject} must be {limit.words}")
         self._require(not wrong, "; ".join(wrong))
@@ -143,26 +154,31 @@ class JsonConfig:
 
     def _require_choice(self, name: str, choices: Any) -> None:
         value = getattr(self, name)
-        self._require(value in get_args(choices), f"{name} {value!r} is not supported; use one of {get_args(choices)}")
+        reason = _REFUSED_VALUES.get((name, value), "is not supported")
+        self._require(value in get_args(choices), f"{name} {value!r} {reason}; use one of {get_args(choices)}")
 
 
-def _coerce(owner: str, field: dataclasses.Field, value: Any) -> Any:
-    """JSON knows no tuples and writes 1.0 as 1; everything else must have the field's own type."""
-    if isinstance(field.type, type) and issubclass(field.type, JsonConfig):
+def _coerce(name: str, kind: Any, value: Any) -> Any:
+    """JSON knows no tuples and writes 1.0 as 1; everything else must have the type of the field."""
+    expected = getattr(kind, "__name__", str(kind))
+    if NoneType in get_args(kind):  # `int | None`
+        if value is None:
+            return None
+        (kind,) = (given for given in get_args(kind) if given is not NoneType)
+    if isinstance(kind, type) and issubclass(kind, JsonConfig):
         if not isinstance(value, Mapping):
-            raise ConfigurationError(f"{owner}.{field.name} is {value!r}, not a JSON object")
-        return field.type.from_dict(value)
+            raise ConfigurationError(f"{name} is {value!r}, not a JSON object")
+        return kind.from_dict(value)
     is_integer = isinstance(value, int) and not isinstance(value, bool)
-    if field.type is float and (is_integer or isinstance(value, float)):
+    if kind is float and (is_integer or isinstance(value, float)):
         return float(value)
-    if field.type is int and is_integer:
+    if kind is int and is_integer:
         return value
-    if field.type is bool and isinstance(value, bool):
+    if kind is bool and isinstance(value, bool):
         return value
-    if field.type == tuple[int, ...]:
+    if kind == tuple[int, ...]:
         if isinstance(value, list | tuple) and all(type(item) is int for item in value):
             return tuple(value)
-    elif field.type not in (int, float, bool) and isinstance(value, str):
+    elif kind not in (int, float, bool) and isinstance(value, str):
         return value
-    expected = getattr(field.type, "__name__", str(field.type))
-    raise ConfigurationError(f"{owner}.{field.name} is {value!r}, which is not of type {expected}")
+    raise ConfigurationError(f"{name} is {value!r}, which is not of type {expected}")

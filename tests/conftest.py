@@ -4,7 +4,8 @@ import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
-os.environ["HF_HUB_OFFLINE"] = "1"
+if os.environ.get("ALIGN_JAX_NETWORK") != "1":
+    os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 from jaxtyping import install_import_hook

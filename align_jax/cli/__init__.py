@@ -11,6 +11,7 @@ from importlib import import_module
 
 COMMANDS = {
     "train": "train, or continue, the experiment of a configuration file",
+    "convert": "convert weights to and from the form of transformers",
     "data": "prepare data sets and vocabularies",
 }
 

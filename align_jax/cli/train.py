@@ -8,6 +8,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+from align_jax.cli.arguments import ArgumentParser
 from align_jax.parallel.host_memory import keep_freed_memory
 
 EXAMPLE = """example:
@@ -19,7 +20,7 @@ What follows the colon are arguments of the file's get_config; `debug` is in eve
 
 def main(argv: Sequence[str]) -> int:
     """Parses, trains, and returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         "align-jax train", description=__doc__, epilog=EXAMPLE, add_help=False,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip

@@ -52,6 +52,13 @@ class AlignConfig(JsonConfig):
         return values
 
     @classmethod
+    def from_text_vision_configs(
+        cls, text_config: AlignTextConfig, vision_config: AlignVisionConfig, **overrides: Any
+    ) -> Self:
+        """The class method of `transformers` 4; unlike `of_towers` it adds no image projection of its own accord."""
+        return cls(text_config=text_config, vision_config=vision_config, **overrides)
+
+    @classmethod
     def of_towers(cls, vision: AlignVisionConfig, text: AlignTextConfig, **overrides: Any) -> Self:
         """Any pair of towers (or those given as overrides), with the image projection if their widths need one."""
         values: dict[str, Any] = {"vision_config": vision, "text_config": text, "projection_dim": 640} | overrides

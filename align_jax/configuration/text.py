@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 from align_jax.configuration.hidden_act import HiddenAct
 from align_jax.json_config import NOT_NEGATIVE, POSITIVE, RATE, JsonConfig, Limit
 
-PositionEmbeddingType = Literal["absolute"]
+PositionEmbeddingType = Literal["absolute", "relative_key", "relative_key_query"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +20,12 @@ class AlignTextConfig(JsonConfig):
     Parameters with a 30,522-entry vocabulary, pooler included:
 
         mini 11,170,560   small 28,763,648   medium 41,373,184   base 109,482,240   large 335,141,888
+
+    Attributes:
+        pad_token_id: the row of the token table that gets no gradient, because it stands for no token; may be absent.
+        position_embedding_type: what tells positions apart: embeddings added to those of the tokens ("absolute"); or
+            embeddings of the distance between query and key, which every layer multiplies with the query (Shaw et al.,
+            arXiv 1803.02155), or with both (method 4 of Huang et al., arXiv 2009.13658).
     """
 
     model_type: ClassVar[str] = "align_text_model"
@@ -36,7 +42,7 @@ class AlignTextConfig(JsonConfig):
     type_vocab_size: int = 2
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
-    pad_token_id: int = 0
+    pad_token_id: int | None = 0
     position_embedding_type: PositionEmbeddingType = "absolute"
 
     _limits: ClassVar[Mapping[Limit, str]] = {
@@ -53,6 +59,10 @@ class AlignTextConfig(JsonConfig):
         self._require(
             self.hidden_size % self.num_attention_heads == 0,
             f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}",
+        )
+        self._require(
+            self.pad_token_id is None or self.pad_token_id < self.vocab_size,
+            f"pad_token_id {self.pad_token_id} is not among the {self.vocab_size} tokens; use null if there is none",
         )
 
     @classmethod
@@ -96,3 +106,15 @@ class AlignTextConfig(JsonConfig):
         """Two layers of 32, for tests."""
         sizes = {"num_attention_heads": 4, "intermediate_size": 37, "vocab_size": 99, "max_position_embeddings": 64}
         return cls._of_size(2, 32, **(sizes | overrides))
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig(AlignTextConfig):
+    """The text tower in a folder of its own, as BERT is published."""
+
+    model_type: ClassVar[str] = "bert"
+    # Sizes of a pooler that the first files describe; `transformers` has never read them.
+    _derived_fields: ClassVar[frozenset[str]] = frozenset({
+        "directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers",
+        "pooler_size_per_head", "pooler_type",
+    })  # fmt: skip

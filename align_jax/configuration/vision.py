@@ -9,9 +9,10 @@ from align_jax.configuration.hidden_act import HiddenAct
 from align_jax.json_config import COLOURS, NOT_NEGATIVE, ODD, POSITIVE, RATE, STRIDE, JsonConfig, Limit
 
 PoolingType = Literal["mean", "max"]
+StemPadding = Literal["asymmetric", "symmetric"]
 
 # (width, depth) multipliers of arXiv 1905.11946; L2 is that of "Noisy Student" (arXiv 1911.04252).
-_EFFICIENTNET_SCALING: dict[str, tuple[float, float]] = {
+EFFICIENTNET_SCALING: dict[str, tuple[float, float]] = {
     "b0": (1.0, 1.0), "b1": (1.0, 1.1), "b2": (1.1, 1.2), "b3": (1.2, 1.4), "b4": (1.4, 1.8),
     "b5": (1.6, 2.2), "b6": (1.8, 2.6), "b7": (2.0, 3.1), "l2": (4.3, 5.3),
 }  # fmt: skip
@@ -73,12 +74,68 @@ class AlignVisionConfig(JsonConfig):
             len(self.out_channels) > 0,
             f"there is no stage: {', '.join(f'{name} is ()' for name in stages)}; give one item of each per stage",
         )
-        given = [self.round_channels(channels) for channels in (32, *self.out_channels[:-1])]
-        taken = [self.round_channels(channels) for channels in self.in_channels]
+        given = [self.stem_channels, *(self.round_channels(channels) for channels in self.out_channels[:-1])]
+        first, *others = self.in_channels
+        taken = [self.round_end_channels(first), *(self.round_channels(channels) for channels in others)]
         self._require(
             given == taken,
             f"in_channels {self.in_channels} do not continue from the stem's 32 and out_channels {self.out_channels}",
         )
+        side = self.map_side
+        self._require(
+            side > 0,
+            f"image_size {self.image_size} is so small that nothing is left after {self.strides.count(2) + 1} strides "
+            f"of 2; use {2 ** (self.strides.count(2) + 1)} or more",
+        )
+        self._require(
+            side <= self.hidden_dim,
+            f"hidden_dim {self.hidden_dim} is the side of the window that transformers pools over, and image_size "
+            f"{self.image_size} ends in a larger map, {side} x {side}; use hidden_dim {max(side, self.feature_size)}",
+        )
+
+    @property
+    def squeeze_excite(self) -> bool:
+        """Whether every block gates its channels."""
+        return True
+
+    @property
+    def stem_padding(self) -> StemPadding:
+        """Where the stem pads: (0, 1) or (1, 1)."""
+        return "asymmetric"
+
+    @property
+    def stem_channels(self) -> int:
+        """Width of the stem."""
+        return self.round_end_channels(32)
+
+    @property
+    def top_channels(self) -> int | None:
+        """Width of the 1 x 1 convolution behind the last block, where there is one."""
+        return None
+
+    @property
+    def feature_size(self) -> int:
+        """Width of the pooled features."""
+        return self.top_channels or self.round_channels(self.out_channels[-1])
+
+    @property
+    def repeats_of_stages(self) -> tuple[int, ...]:
+        """Blocks of every stage after depth scaling."""
+        return tuple(math.ceil(self.depth_coefficient * repeats) for repeats in self.num_block_repeats)
+
+    @property
+    def map_side(self) -> int:
+        """Height and width of the last map, in positions, for an image of `image_size`."""
+        side, block = _halved(self.image_size, self.stem_padding == "symmetric"), 0
+        for stride, repeats in zip(self.strides, self.repeats_of_stages, strict=True):
+            if stride == 2:
+                side = _halved(side, block in self.depthwise_padding)
+            block += repeats
+        return side
+
+    def round_end_channels(self, channels: int) -> int:
+        """Channels of the stem and the top after width scaling."""
+        return self.round_channels(channels)
 
     def round_channels(self, channels: int) -> int:
         """Channels after width scaling: the nearest multiple of `depth_divisor`, never below nine tenths."""
@@ -88,19 +145,10 @@ class AlignVisionConfig(JsonConfig):
         )
         return rounded + self.depth_divisor if rounded < 0.9 * scaled else rounded
 
-    def round_repeats(self, repeats: int) -> int:
-        """Blocks of a stage after depth scaling."""
-        return math.ceil(self.depth_coefficient * repeats)
-
-    @property
-    def feature_size(self) -> int:
-        """Width of the pooled features: the output channels of the last stage."""
-        return self.round_channels(self.out_channels[-1])
-
     @classmethod
     def efficientnet(cls, size: EfficientNetSize, **overrides: Any) -> Self:
         """An EfficientNet of ALIGN: 289 px, every stride-2 padding asymmetric."""
-        width, depth = _EFFICIENTNET_SCALING[size]
+        width, depth = EFFICIENTNET_SCALING[size]
         config = cls(width_coefficient=width, depth_coefficient=depth, image_size=289)
         return dataclasses.replace(config, **({"hidden_dim": config.feature_size} | overrides))
 
@@ -113,3 +161,8 @@ class AlignVisionConfig(JsonConfig):
             "num_block_repeats": (1, 1, 2), "expand_ratios": (1, 6, 6), "hidden_dim": 32,
         }  # fmt: skip
         return cls(**(stages | overrides))
+
+
+def _halved(side: int, symmetric: bool) -> int:
+    """Positions after a convolution of stride 2, which do not depend on its kernel: it pads k - 1 or k - 2."""
+    return (side + 1) // 2 if symmetric else side // 2

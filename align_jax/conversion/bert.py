@@ -1,4 +1,7 @@
-"""The text tower's weights: names of `transformers`' `AlignTextModel` (and `BertModel`) and ours."""
+"""The text tower's weights: names of `transformers`' `AlignTextModel` (and `BertModel`) and ours.
+
+Files of towers that embed distances hold the table of positions too, although nothing reads it; it is kept both ways.
+"""
 
 from typing import Any
 
@@ -50,6 +53,7 @@ def _norm(source: str, target: str) -> tuple[Rule, ...]:
 TABLE = RuleTable(
     rules=(
         *(Rule(f"embeddings.{kind}_embeddings.weight", f"params/embeddings/{kind}/embedding") for kind in _EMBEDDINGS),
+        Rule(f"{_LAYER}.attention.self.distance_embedding.weight", "params/layers_{n}/attention/distance/embedding"),
         *(rule for source, target in _DENSE_LAYERS.items() for rule in linear(source, target)),
         *(rule for source, target in _NORMS.items() for rule in _norm(source, target)),
     ),
@@ -59,6 +63,22 @@ TABLE = RuleTable(
     ),
     optional_prefix="bert.",
 )
+
+_PRETRAINING_HEADS = "a head of BERT's pre-training, which the tower does not have"
+
+# For folders of BERT alone, of which the first ones were published with both heads.
+BERT_TABLE = TABLE._replace(
+    ignored=(
+        *TABLE.ignored,
+        *(Ignored(f"cls.{name}", _PRETRAINING_HEADS) for name in (
+            "predictions.bias", "predictions.decoder.weight", "predictions.decoder.bias",
+            "predictions.transform.dense.weight", "predictions.transform.dense.bias",
+            "predictions.transform.LayerNorm.weight", "predictions.transform.LayerNorm.bias",
+            "predictions.transform.LayerNorm.gamma", "predictions.transform.LayerNorm.beta",
+            "seq_relationship.weight", "seq_relationship.bias",
+        )),
+    )
+)  # fmt: skip
 
 
 def abstract_variables(config: AlignTextConfig, param_dtype: jnp.dtype = jnp.float32) -> dict[str, Any]:

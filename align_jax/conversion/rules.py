@@ -14,14 +14,15 @@ wrong is reported together, before anything is returned. Only NumPy arrays pass 
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, Self
 
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-Casting = Literal["no", "floating"]
+Casting = Literal["no", "floating", "keep"]
+"""What may happen to types: nothing; conversion between floating-point types; nothing, whatever the target says."""
 
 _LISTED_PROBLEMS = 20
 
@@ -117,6 +118,10 @@ class ConversionError(ValueError):
         super().__init__("\n  ".join(lines))
 
 
+class LayoutError(ValueError):
+    """An array is not what its rule says."""
+
+
 class Place(NamedTuple):
     """Where one source tensor goes."""
 
@@ -151,7 +156,12 @@ class Plan(NamedTuple):
 
 
 def to_flax(
-    tensors: Mapping[str, np.ndarray], table: RuleTable, target: Mapping[str, Any], *, casting: Casting = "no"
+    tensors: Mapping[str, np.ndarray],
+    table: RuleTable,
+    target: Mapping[str, Any],
+    *,
+    casting: Casting = "no",
+    place: Callable[[np.ndarray], Any] = lambda array: array,
 ) -> dict[str, Any]:
     """Converts source tensors to a tree of variables.
 
@@ -159,7 +169,8 @@ def to_flax(
         tensors: by source name; each is read once, so the mapping may load them one by one.
         table: the rules of the architecture.
         target: abstract variables with `shape` and `dtype`, such as `{"params": …, "batch_stats": …}`.
-        casting: "no" wants every type as the target has it; "floating" converts between floating-point types.
+        casting: whether types must be, become or need not be those of the target.
+        place: where each variable is kept, such as `jax.device_put`; called once one is complete.
 
     Raises:
         ConversionError: if a tensor is unused, missing, given twice, or of the wrong shape or type.
@@ -167,23 +178,24 @@ def to_flax(
     abstract: dict[str, Any] = flatten_dict(dict(target), sep="/")
     plan = Plan.of(table, abstract)
     unused, duplicate, mismatched = [], [], []
-    filled: dict[str, np.ndarray] = {}
+    filled: dict[str, Any] = {}
     seen: set[str] = set()
     for name in tensors:
-        place = plan.places.get(name.removeprefix(table.optional_prefix))
-        if place is None:
+        found = plan.places.get(name.removeprefix(table.optional_prefix))
+        if found is None:
             if ignored_reason(table, name) is None:
                 unused.append(name)
             continue
-        if place.target in seen:
-            duplicate.append(f"{place.target}, the second time by {name}")
+        path, layout = found
+        if path in seen:
+            duplicate.append(f"{path}, the second time by {name}")
             continue
-        seen.add(place.target)
-        wanted = abstract[place.target]
+        seen.add(path)
+        tensor = tensors[name]
         try:
-            filled[place.target] = _fit(_arrange(tensors[name], place.layout), wanted, casting)
-        except ValueError as error:
-            mismatched.append(f"{name} -> {place.target} {tuple(wanted.shape)}: {error}")
+            filled[path] = place(_fit(_arrange(tensor, layout), abstract[path], casting))
+        except LayoutError as error:
+            mismatched.append(f"{name} -> {path} {tuple(abstract[path].shape)}: {error}")
     missing = [f"{path} ({plan.names.get(path, 'no rule names it')})" for path in abstract if path not in seen]
     if unused or missing or duplicate or mismatched:
         raise ConversionError(unused, missing, duplicate, mismatched)
@@ -220,11 +232,39 @@ def from_flax(
         try:
             array = _fit(np.asarray(arrays[path]), abstract[path], casting)
             tensors[name] = _arrange(array, _reversed(plan.places[name].layout))
-        except ValueError as error:
+        except LayoutError as error:
             mismatched.append(f"{path} {tuple(abstract[path].shape)}: {error}")
     if unused or missing or duplicate or mismatched:
         raise ConversionError(unused, missing, duplicate, mismatched)
     return tensors
+
+
+def check_variables(
+    variables: Mapping[str, Any], target: Mapping[str, Any], *, casting: Casting = "no"
+) -> dict[str, Any]:
+    """Variables that are exactly those of a model.
+
+    Args:
+        variables: arrays of any kind.
+        target: abstract variables, as for `to_flax`.
+        casting: as for `to_flax`.
+
+    Raises:
+        ConversionError: if a variable is missing or unknown, or of the wrong shape or type.
+    """
+    abstract: dict[str, Any] = flatten_dict(dict(target), sep="/")
+    arrays: dict[str, Any] = flatten_dict(dict(variables), sep="/")
+    fitted, mismatched = {}, []
+    for path in abstract.keys() & arrays.keys():
+        try:
+            fitted[path] = _fit(arrays[path], abstract[path], casting)
+        except LayoutError as error:
+            mismatched.append(f"{path} {tuple(abstract[path].shape)}: {error}")
+    unused = [path for path in arrays if path not in abstract]
+    missing = [path for path in abstract if path not in arrays]
+    if unused or missing or mismatched:
+        raise ConversionError(unused, missing, (), sorted(mismatched))
+    return unflatten_dict({path: fitted[path] for path in abstract}, sep="/")
 
 
 def ignored_reason(table: RuleTable, name: str) -> str | None:
@@ -251,7 +291,7 @@ def _arrange(array: np.ndarray, layout: str | None) -> np.ndarray:
     before, after = (side.split() for side in layout.split("->"))
     ones = tuple(axis for axis, name in enumerate(before) if name == "1")
     if array.ndim != len(before) or any(array.shape[axis] != 1 for axis in ones):
-        raise ValueError(f"has shape {array.shape}, which is not of the form ({' '.join(before)})")
+        raise LayoutError(f"has shape {array.shape}, which is not of the form ({' '.join(before)})")
     kept = [name for name in before if name != "1"]
     array = array.squeeze(ones).transpose([kept.index(name) for name in after if name != "1"])
     array = np.expand_dims(array, tuple(axis for axis, name in enumerate(after) if name == "1"))
@@ -262,14 +302,14 @@ def _reversed(layout: str | None) -> str | None:
     return None if layout is None else "->".join(reversed(layout.split("->")))
 
 
-def _fit(array: np.ndarray, wanted: Any, casting: Casting) -> np.ndarray:
+def _fit(array: Any, wanted: Any, casting: Casting) -> Any:
     """Checks shape and type against an abstract array."""
     if array.shape != tuple(wanted.shape):
-        raise ValueError(f"has shape {array.shape} in the model's layout")
-    if array.dtype == wanted.dtype:
+        raise LayoutError(f"has shape {array.shape} in the model's layout")
+    if array.dtype == wanted.dtype or casting == "keep":
         return array
     # JAX's test, because NumPy does not count bfloat16 among its floating-point types.
     both_floating = all(jnp.issubdtype(dtype, jnp.floating) for dtype in (array.dtype, wanted.dtype))
     if casting == "floating" and both_floating:
         return array.astype(wanted.dtype)
-    raise ValueError(f"has type {array.dtype}, not {np.dtype(wanted.dtype)}")
+    raise LayoutError(f"has type {array.dtype}, not {np.dtype(wanted.dtype)}")

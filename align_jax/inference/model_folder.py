@@ -1,10 +1,9 @@
-"""Opens a model folder: a training workdir, with `config.json`, checkpoints and the tokenizer's files."""
+"""Opens a model folder, of any form and with a tokenizer, as what `Align.apply` needs."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from align_jax.checkpoints import Checkpoints
-from align_jax.configuration import AlignConfig
+from align_jax.conversion.model_folder import read_model
 from align_jax.data.text import Tokenizer
 from align_jax.models.align import Align
 
@@ -17,16 +16,18 @@ class LoadedModel(NamedTuple):
     tokenizer: Tokenizer
 
 
-def load_model(folder: str | Path) -> LoadedModel:
-    """The newest parameters of a workdir.
+def load_model(source: str | Path, *, revision: str | None = None) -> LoadedModel:
+    """Reads a model and its tokenizer.
+
+    Args:
+        source: the workdir of a training run (its newest parameters count), a model folder in our form or in that of
+            `transformers`, or an id of the Hub.
+        revision: branch, tag or commit on the Hub.
 
     Raises:
-        FileNotFoundError: if the folder holds no model.
-        CheckpointError: if it holds no finished checkpoint.
+        FileNotFoundError: if there is no such folder, or it holds no model.
+        ValueError: if the model is not an ALIGN model, or anything of it is damaged.
+        CheckpointError: if a workdir holds no finished checkpoint.
     """
-    folder = Path(folder)
-    config = AlignConfig.from_json(folder / "config.json")
-    if not (folder / "checkpoints").is_dir():
-        raise FileNotFoundError(f"{folder} holds no checkpoints; give the workdir of a training run")
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        return LoadedModel(Align(config), checkpoints.restore_variables(), Tokenizer(folder))
+    model = read_model(source, model_type="align", revision=revision)
+    return LoadedModel(Align(model.config), model.variables, Tokenizer(model.folder))

@@ -1,29 +1,69 @@
-"""The activations that configurations name, as `transformers` defines them."""
+"""The activations that configurations name, as `transformers` defines them, slopes at their corners included."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
-_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": partial(nn.gelu, approximate=False),
-    "gelu_new": partial(nn.gelu, approximate=True),
-    "gelu_fast": partial(nn.gelu, approximate=True),
-    "gelu_pytorch_tanh": partial(nn.gelu, approximate=True),
-    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
-    "relu": nn.relu,
-    "relu6": nn.relu6,
-    "silu": nn.silu,
-    "swish": nn.silu,
-    "tanh": nn.tanh,
-    "sigmoid": nn.sigmoid,
-    "linear": lambda x: x,
-    "selu": nn.selu,
-    "mish": lambda x: x * nn.tanh(nn.softplus(x)),
-}
+_gelu = partial(nn.gelu, approximate=False)
+_gelu_tanh = partial(nn.gelu, approximate=True)
 
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     """The activation a configuration calls `name`; configurations only hold names that are in the table."""
     return _ACTIVATIONS[name]
+
+
+# At a corner PyTorch takes the slope of one side; `jnp.minimum` and `jnp.maximum` would take the mean of both. The
+# comparisons let nan through.
+def _relu6(x: jax.Array) -> jax.Array:
+    return jnp.where(x <= 0, jnp.zeros_like(x), jnp.where(x >= 6, jnp.full_like(x, 6), x))
+
+
+def _leaky_relu(x: jax.Array) -> jax.Array:
+    return jnp.where(x > 0, x, 0.01 * x)
+
+
+def _hardswish(x: jax.Array) -> jax.Array:
+    return jnp.where(x <= -3, jnp.zeros_like(x), jnp.where(x >= 3, x, x * (x + 3) / 6))
+
+
+def _gelu_10(x: jax.Array) -> jax.Array:
+    """GELU, at most 10 (its least value is -0.17, far above the other bound, -10)."""
+    value = _gelu(x)
+    return jnp.where(value > 10, jnp.full_like(x, 10), value)
+
+
+def _laplace(x: jax.Array) -> jax.Array:
+    """A normal distribution's integral (Ma et al., arXiv 2209.10655)."""
+    return 0.5 * (1.0 + jax.lax.erf((x - 0.707107) / (0.282095 * math.sqrt(2.0))))
+
+
+_ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": _gelu,
+    "gelu_10": _gelu_10,
+    "gelu_accurate": _gelu_tanh,
+    "gelu_fast": _gelu_tanh,
+    "gelu_new": _gelu_tanh,
+    "gelu_python": _gelu,
+    "gelu_python_tanh": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "hardswish": _hardswish,
+    "laplace": _laplace,
+    "leaky_relu": _leaky_relu,
+    "linear": lambda x: x,
+    "mish": lambda x: x * nn.tanh(nn.softplus(x)),
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+    "relu": nn.relu,
+    "relu2": lambda x: jnp.square(nn.relu(x)),
+    "relu6": _relu6,
+    "selu": nn.selu,
+    "sigmoid": nn.sigmoid,
+    "silu": nn.silu,
+    "sqrtsoftplus": lambda x: jnp.sqrt(nn.softplus(x)),
+    "swish": nn.silu,
+    "tanh": nn.tanh,
+}

@@ -4,6 +4,7 @@ from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
@@ -42,8 +43,9 @@ class Align(nn.Module):
         self.text = Bert(config.text_config, **types)
         # Glorot uniform, as in the released training and in `transformers`.
         project = partial(
-            nn.Dense, config.projection_dim, param_dtype=self.param_dtype, kernel_init=nn.initializers.xavier_uniform()
-        )
+            nn.Dense, config.projection_dim, dtype=jnp.float32, param_dtype=self.param_dtype,
+            kernel_init=nn.initializers.xavier_uniform(),
+        )  # fmt: skip
         if config.image_projection:
             self.image_projection = project()
         self.text_projection = project()
@@ -54,11 +56,13 @@ class Align(nn.Module):
     def __call__(
         self,
         images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"],
-        input_ids: Int[Array, "B T"],
+        input_ids: Int[Array, "B T"] | None = None,
         attention_mask: Int[Array, "B T"] | None = None,
         token_type_ids: Int[Array, "B T"] | None = None,
         position_ids: Int[Array, "#B T"] | None = None,
         *,
+        inputs_embeds: Float[Array, "B T E"] | None = None,
+        head_mask: Float[Array, "heads"] | Float[Array, "L heads"] | None = None,
         train: bool = False,
     ) -> AlignEmbeddings:
         """Embeds pairs.
@@ -69,10 +73,15 @@ class Align(nn.Module):
             attention_mask: 1 on tokens, 0 on padding; all tokens when absent.
             token_type_ids: segments; all zero when absent.
             position_ids: 0, 1, … when absent.
+            inputs_embeds: in place of `input_ids`, see `Bert`.
+            head_mask: factors of the text tower's heads, see `Bert`.
             train: batch statistics, dropout and drop-connect.
         """
         image, _ = self.encode_image(images, train=train)
-        text, _ = self.encode_text(input_ids, attention_mask, token_type_ids, position_ids, train=train)
+        text, _ = self.encode_text(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds=inputs_embeds, head_mask=head_mask,
+            train=train,
+        )  # fmt: skip
         return AlignEmbeddings(unit_length(image), unit_length(text), self.temperature)
 
     def encode_image(
@@ -86,15 +95,20 @@ class Align(nn.Module):
 
     def encode_text(
         self,
-        input_ids: Int[Array, "B T"],
+        input_ids: Int[Array, "B T"] | None = None,
         attention_mask: Int[Array, "B T"] | None = None,
         token_type_ids: Int[Array, "B T"] | None = None,
         position_ids: Int[Array, "#B T"] | None = None,
         *,
+        inputs_embeds: Float[Array, "B T E"] | None = None,
+        head_mask: Float[Array, "heads"] | Float[Array, "L heads"] | None = None,
         train: bool = False,
     ) -> tuple[Float[Array, "B D"], TextFeatures]:
         """Float32 embeddings, not normalised, and what the tower computed on the way."""
-        features = self.text(input_ids, attention_mask, token_type_ids, position_ids, train=train)
+        features = self.text(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds=inputs_embeds, head_mask=head_mask,
+            train=train,
+        )  # fmt: skip
         return self.text_projection(features.last_hidden_state[:, 0].astype(jnp.float32)), features
 
 
@@ -106,6 +120,12 @@ def scale_pixels(images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]) -> F
 
 
 def unit_length(vectors: Float[Array, "B D"]) -> Float[Array, "B D"]:
-    """Divides by the Euclidean norm, with the sum of squares at least 1e-12 so that zero stays zero."""
-    square = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
-    return vectors * jnp.reciprocal(jnp.sqrt(jnp.maximum(square, 1e-12)))
+    """Divides by the Euclidean norm; zero stays zero.
+
+    `x / |x| = (x / s) / |x / s|` for any s; with the largest absolute value for it, no square vanishes or overflows.
+    """
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(vectors), axis=-1, keepdims=True))
+    scaled = vectors / jnp.where(largest > 0, largest, 1.0).astype(vectors.dtype)
+    square = jnp.sum(jnp.square(scaled), axis=-1, keepdims=True)
+    # At least one, but for zero vectors.
+    return scaled * jnp.reciprocal(jnp.sqrt(jnp.maximum(square, 1e-12)))

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 # The first pattern found in a path names its axes; None is never split.
 PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"text/embeddings/word/embedding$", ("vocabulary", "features")),
-    (r"text/embeddings/\w+/embedding$", (None, "features")),
+    (r"text/(embeddings/\w+|layers_\d+/attention/distance)/embedding$", (None, "features")),
     (r"text/layers_\d+/attention/(query|key|value)/kernel$", ("features", "heads")),
     (r"text/layers_\d+/attention/output/kernel$", ("heads", "features")),
     (r"text/layers_\d+/feed_forward_in/kernel$", ("features", "hidden")),
@@ -21,9 +21,9 @@ PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"text/pooler/kernel$", ("features", None)),
     (r"image/stem/conv/kernel$", (None, None, None, None)),
     (r"image/blocks_\d+/depthwise/kernel$", (None, None, None, "features")),
-    (r"image/blocks_\d+/(expand|project)/kernel$", (None, None, None, "features")),
+    (r"image/(blocks_\d+/(expand|project)|top/conv)/kernel$", (None, None, None, "features")),
     (r"image/blocks_\d+/squeeze_excite/(reduce|expand)/kernel$", (None, "features")),
-    (r"(image|text)_projection/kernel$", ("features", None)),
+    (r"((image|text)_projection|classifier)/kernel$", ("features", None)),
     (r"/(bias|scale|mean|var)$", (None,)),
     (r"temperature$", ()),
 )

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from align_jax.configuration import ConfigurationError
+from align_jax.data.preprocessing import Preprocessing
 from align_jax.data.text import Tokenizer
 from align_jax.files import replace_file
 from align_jax.training.experiment import Experiment
@@ -57,34 +58,13 @@ def write_model_folder(experiment: Experiment, workdir: Path) -> None:
     for path in _tokenizer_files(experiment):
         replace_file(workdir / path.name, path.read_bytes())
     transform = experiment.data.transform
-    replace_file(workdir / "preprocessor_config.json", _json(_preprocessor(transform.resize_px, transform.crop_px)))
+    # Training resizes without antialiasing, so that is how the model wants its images.
+    Preprocessing("tf", transform.resize_px, transform.crop_px).to_folder(workdir)
 
 
 def _tokenizer_files(experiment: Experiment) -> list[Path]:
     paths = [Path(experiment.data.tokenizer) / name for name in TOKENIZER_FILES]
     return [path for path in paths if path.exists()]
-
-
-def _preprocessor(resize_px: int, crop_px: int) -> dict[str, object]:
-    """The settings of the released model's image processor, with this run's sizes.
-
-    That processor resizes with antialiasing, which training does not: pictures of exactly `resize_px` come out equal,
-    others differ slightly.
-    """
-    return {
-        "image_processor_type": "EfficientNetImageProcessor",
-        "processor_class": "AlignProcessor",
-        "do_resize": True,
-        "size": {"height": resize_px, "width": resize_px},
-        "resample": 2,
-        "do_center_crop": True,
-        "crop_size": {"height": crop_px, "width": crop_px},
-        "do_rescale": True,
-        "rescale_factor": 1 / 127.5,
-        "rescale_offset": True,
-        "do_normalize": False,
-        "include_top": False,
-    }
 
 
 def _json(values: dict[str, object]) -> bytes:

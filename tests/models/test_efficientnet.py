@@ -1,4 +1,7 @@
-"""The image tower where it differs from other EfficientNets: padding, drop-connect, grouped batch norm, types."""
+"""The image tower where it differs from other EfficientNets: padding, drop-connect, grouped batch norm, types.
+
+What a configuration adds to it: the top convolution, the classifier, and the choices of EfficientNet-Lite.
+"""
 
 from functools import partial
 from typing import Any
@@ -10,9 +13,12 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig
+from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig, EfficientNetConfig
+from align_jax.configuration.efficientnet import numbered_labels
 from align_jax.models.align import Align
-from align_jax.models.efficientnet import BatchNorm, DepthwiseConv, EfficientNet, block_specs
+from align_jax.models.efficientnet import EfficientNet, block_specs
+from align_jax.models.efficientnet_blocks import BatchNorm, DepthwiseConv
+from align_jax.parallel.sharding import logical_axes, path_name
 
 
 def one_stage(**overrides: Any) -> AlignVisionConfig:
@@ -193,3 +199,100 @@ def test_bfloat16_keeps_pooling_parameters_and_statistics_in_float32(train: bool
         outputs[dtype] = np.asarray(features.pooled)
     difference = np.abs(outputs[jnp.bfloat16] - outputs[jnp.float32]).max()
     assert 0 < difference < 0.05 * np.abs(outputs[jnp.float32]).max()
+
+
+def abstract_leaves(config: AlignVisionConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    images = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
+    variables = jax.eval_shape(EfficientNet(config).init, jax.random.key(0), images)
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
+
+
+def test_top_and_classifier_are_all_that_a_classifier_adds_to_the_tower_of_align() -> None:
+    sizes = {"width_coefficient": 0.25, "hidden_dim": 320}
+    align = abstract_leaves(AlignVisionConfig.tiny(**sizes))
+    tower = abstract_leaves(EfficientNetConfig.tiny(**sizes))
+    classifier = abstract_leaves(EfficientNetConfig.tiny(**sizes, id2label=numbered_labels(7)))
+    top = {name: leaf.shape for name, leaf in tower.items() if name not in align}
+    assert top == {
+        "params/top/conv/kernel": (1, 1, 8, 320), "params/top/norm/scale": (320,), "params/top/norm/bias": (320,),
+        "batch_stats/top/norm/mean": (320,), "batch_stats/top/norm/var": (320,),
+    }  # fmt: skip
+    assert {name: tower[name] for name in align} == align
+    inside = {name.replace("/", "/image/", 1): leaf for name, leaf in tower.items()}
+    assert {name: classifier[name] for name in inside} == inside
+    assert {name: leaf.shape for name, leaf in classifier.items() if name not in inside} == {
+        "params/classifier/kernel": (320, 7), "params/classifier/bias": (7,),
+    }  # fmt: skip
+
+
+def test_every_parameter_of_a_classifier_has_a_row_in_the_sharding_table() -> None:
+    for path, leaf in abstract_leaves(EfficientNetConfig.tiny(id2label=numbered_labels(7))).items():
+        assert len(logical_axes(path) or ()) == leaf.ndim, path
+    assert logical_axes("params/image/top/conv/kernel") == (None, None, None, "features")
+    assert logical_axes("params/classifier/kernel") == ("features", None)
+
+
+def test_lite_keeps_its_ends_and_has_no_squeeze_excite() -> None:
+    config = EfficientNetConfig.lite4()  # 1.4 times as wide, 1.8 times as deep
+    specs = block_specs(config)
+    plain = block_specs(EfficientNetConfig.b4())
+    assert {spec.squeezed_channels for spec in specs} == {None}
+    assert (config.stem_channels, config.top_channels) == (32, 1280)
+    assert [spec.out_channels for spec in specs if not spec.residual] == [24, 32, 56, 112, 160, 272, 448]
+    assert [spec.out_channels for spec in plain if not spec.residual] == [24, 32, 56, 112, 160, 272, 448]
+    assert (len(specs), len(plain)) == (30, 32)  # one block less in the first stage and in the last
+
+
+@pytest.mark.parametrize(("size_px", "side"), [(16, 8), (17, 9)])
+def test_symmetric_stem_gives_odd_images_another_position(size_px: int, side: int) -> None:
+    images = jax.ShapeDtypeStruct((1, size_px, size_px, 3), jnp.float32)
+    sides = []
+    for padding in ("asymmetric", "symmetric"):
+        tower = EfficientNet(EfficientNetConfig.tiny(stem_padding=padding))
+        features, _ = jax.eval_shape(tower.init_with_output, jax.random.key(0), images)
+        sides.append(features.hidden_states[0].shape[1])
+    assert sides == [8, side]
+
+
+@pytest.mark.parametrize("size_px", [8, 9, 32, 33, 34, 35])
+@pytest.mark.parametrize(
+    "padding",
+    [
+        {},
+        {"depthwise_padding": (1,)},
+        {"depthwise_padding": (0, 3)},
+        {"depthwise_padding": (1,), "stem_padding": "symmetric"},
+    ],
+)
+def test_configuration_knows_the_side_of_the_last_map(size_px: int, padding: dict[str, Any]) -> None:
+    stages = {"strides": (2, 2, 1), "kernel_sizes": (1, 5, 3), "num_block_repeats": (1, 2, 1)}
+    config = EfficientNetConfig.tiny(image_size=size_px, **stages, **padding)
+    images = jax.ShapeDtypeStruct((1, size_px, size_px, 3), jnp.float32)
+    features, _ = jax.eval_shape(EfficientNet(config).init_with_output, jax.random.key(0), images)
+    assert features.last_hidden_state.shape[1:3] == (config.map_side, config.map_side)
+
+
+def test_dropout_in_front_of_the_classifier_works_in_training_only() -> None:
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    config = EfficientNetConfig.tiny(image_size=8, dropout_rate=1.0, id2label=numbered_labels(3))
+    tower = EfficientNet(config)
+    variables = random_variables(tower, images)
+    bias = np.broadcast_to(variables["params"]["classifier"]["bias"], (2, 3))
+    train = jax.jit(partial(tower.apply, train=True, mutable=["batch_stats"]))
+    features, _ = train(variables, images, rngs={"dropout": jax.random.key(0)})
+    np.testing.assert_array_equal(features.logits, bias)
+    evaluated = jax.jit(tower.apply)(variables, images)
+    expected = evaluated.pooled @ variables["params"]["classifier"]["kernel"] + bias
+    np.testing.assert_allclose(evaluated.logits, expected, rtol=1e-5)
+    assert np.abs(evaluated.logits - bias).max() > 0.1
+
+
+def test_bfloat16_gives_logits_in_float32() -> None:
+    config = EfficientNetConfig.tiny(image_size=8, id2label=numbered_labels(3))
+    images = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
+    for param_dtype in (jnp.float32, jnp.bfloat16):
+        tower = EfficientNet(config, dtype=jnp.bfloat16, param_dtype=param_dtype)
+        features, _ = jax.eval_shape(tower.init_with_output, jax.random.key(0), images)
+        assert features.last_hidden_state.dtype == jnp.bfloat16
+        assert features.logits is not None
+        assert features.logits.dtype == jnp.float32
