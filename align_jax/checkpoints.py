@@ -167,7 +167,7 @@ def _restore(folder: Any, names: tuple[str, ...]) -> dict[str, Any]:
         return checkpointer.restore(folder, args=restore)
 
 
-def _limit_gb(tree: Any) -> float:
+def _limit_gb(tree: Any) -> Any:  # a fraction, which Orbax takes and does not declare
     """How much Orbax may copy at once; it waits forever for room for an array that is larger than that."""
     return max(_AT_ONCE_BYTES, *(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))) / 1e9
 

@@ -243,10 +243,17 @@ def _read_labels(values: Mapping[str, Any]) -> tuple[str, ...]:
         raise ConfigurationError(f"EfficientNetConfig.architectures is {architectures!r}, which is not a list of names")
     if architectures and _CLASSIFIER not in architectures:
         return ()
+    count = values.get("num_labels")
+    if count is not None and (type(count) is not int or count < 0):
+        raise ConfigurationError(f"EfficientNetConfig.num_labels is {count!r}, which is not a number of classes")
     if labels is None:
-        return _UNNAMED_LABELS if architectures else ()
+        labels = dict(enumerate(numbered_labels(len(_UNNAMED_LABELS) if count is None else count)))
     if not isinstance(labels, Mapping):
         raise ConfigurationError(f"EfficientNetConfig.id2label is {labels!r}, which is not a JSON object")
+    if count not in (None, len(labels)):
+        raise ConfigurationError(
+            f"EfficientNetConfig.num_labels is {count}, but id2label has {len(labels)} classes; remove one of them"
+        )
     by_index = {str(index): label for index, label in labels.items()}
     missing = [index for index in map(str, range(len(labels))) if not isinstance(by_index.get(index), str)]
     if missing:

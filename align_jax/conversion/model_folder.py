@@ -24,7 +24,7 @@ from align_jax.configuration import AlignConfig
 from align_jax.conversion.architectures import Architecture, architecture_of
 from align_jax.conversion.rules import check_variables, from_flax, to_flax
 from align_jax.conversion.sources import Tensors, local_path, open_source
-from align_jax.files import replace_file
+from align_jax.files import replace_file, replaced
 from align_jax.json_config import ConfigurationError, JsonConfig
 
 Observe = Callable[[str, np.ndarray], None]
@@ -223,7 +223,8 @@ def write_hf(
         max_shard_size=max_shard_bytes,
     )
     for file_name, names in shards.filename_to_tensors.items():
-        save_file({name: tensors[name] for name in names}, folder / file_name, metadata={"format": "pt"})
+        with replaced(folder / file_name) as temporary:
+            save_file({name: tensors[name] for name in names}, temporary, metadata={"format": "pt"})
     if shards.is_sharded:
         index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
         _write_json(folder / "model.safetensors.index.json", index)

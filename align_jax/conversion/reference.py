@@ -68,12 +68,12 @@ def _require_same_model(config: JsonConfig) -> None:
         raise VerificationError(
             "a model with an image projection cannot be verified, because transformers has none; verify its towers"
         )
-    text = config.text_config if isinstance(config, AlignConfig) else config
-    if isinstance(text, AlignTextConfig) and text.position_embedding_type != "absolute":
-        raise VerificationError(
-            f"position_embedding_type {text.position_embedding_type!r} cannot be verified, because transformers 5 has "
-            "dropped it and would compute absolute positions; verify a model whose positions are 'absolute'"
-        )
+    for tower in _towers(config):
+        if isinstance(tower, AlignTextConfig) and tower.position_embedding_type != "absolute":
+            raise VerificationError(
+                f"position_embedding_type {tower.position_embedding_type!r} cannot be verified, because transformers 5 "
+                "has dropped it and would compute absolute positions; only 'absolute' can be compared"
+            )
     if isinstance(config, EfficientNetConfig) and config.own_fields:
         values = ", ".join(f"{name} {value!r}" for name, value in config.own_fields.items())
         raise VerificationError(
@@ -89,9 +89,13 @@ def _load(config: JsonConfig, tensors: Mapping[str, Any], torch: ModuleType) -> 
     architecture, values = architecture_of(config.model_type), config.to_dict()
     (name,) = values.get("architectures", [architecture.reference])
     build = getattr(transformers, name)
-    with torch.device("meta"):
-        # The other forms of attention keep its weights to themselves.
-        model = build(build.config_class.from_dict(values, attn_implementation="eager"))
+    for tower in _towers(config):
+        if tower.hidden_act not in transformers.activations.ACT2FN:
+            raise VerificationError(
+                f"hidden_act {tower.hidden_act!r} cannot be verified; transformers does not know it"
+            )
+    # The other forms of attention keep its weights to themselves.
+    model = build(build.config_class.from_dict(values, attn_implementation="eager"))
     expected = model.state_dict().keys()
     weights = {}
     for given in tensors:
@@ -105,6 +109,10 @@ def _load(config: JsonConfig, tensors: Mapping[str, Any], torch: ModuleType) -> 
         problems = " ".join(str(error).split())
         raise VerificationError(f"transformers' {name} does not take the reference tensors: {problems}") from None
     return model.eval()
+
+
+def _towers(config: Any) -> tuple[Any, ...]:
+    return (config.vision_config, config.text_config) if isinstance(config, AlignConfig) else (config,)
 
 
 def _known_name(name: str, prefix: str, expected: Any) -> str:

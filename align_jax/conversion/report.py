@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ class ConversionReport:
 
     def __post_init__(self, table: RuleTable, target: Mapping[str, Any]) -> None:
         """Keeps what names and types depend on."""
-        self._table, self._variables = table, flatten_dict(dict(target), sep="/")
+        self._table = table
+        self._variables: dict[str, Any] = flatten_dict(dict(target), sep="/")
         self._places = Plan.of(table, self._variables).places
 
     def add(self, name: str, tensor: np.ndarray) -> None:
@@ -72,7 +73,7 @@ class ConversionReport:
         self.converted.append(ConvertedTensor(name, variable, tensor.shape, tensor.dtype.name, written, digest))
         self.size_bytes += tensor.nbytes
 
-    def ignore(self, names: list[str]) -> None:
+    def ignore(self, names: Iterable[str]) -> None:
         """Records the tensors among `names` that the table leaves out."""
         for name in names:
             reason = ignored_reason(self._table, name)

@@ -211,7 +211,7 @@ def _array(name: str, value: Any) -> np.ndarray | jax.Array:
 
 def _to_device(array: np.ndarray | jax.Array, dtype: Any) -> jax.Array:
     """A copy, unless it is JAX's: the caller may overwrite NumPy's memory while the computation still runs."""
-    return array.astype(dtype) if isinstance(array, jax.Array) else jnp.array(array, dtype)
+    return array.astype(dtype) if isinstance(array, jax.Array) else jnp.asarray(np.array(array, dtype))
 
 
 @functools.cache

@@ -69,6 +69,13 @@ def test_labels_are_those_of_the_saved_classifier(
     assert EfficientNetConfig.from_json(tmp_path).id2label == expected
 
 
+def test_number_of_labels_stands_for_labels_without_names() -> None:
+    classifier = {"architectures": ["EfficientNetForImageClassification"]}
+    assert EfficientNetConfig.from_dict(classifier | {"num_labels": 3}).id2label == numbered_labels(3)
+    assert EfficientNetConfig.from_dict({"num_labels": 3}).id2label == numbered_labels(3)
+    assert EfficientNetConfig.from_dict({"num_labels": 1, "id2label": {"0": "cat"}}).id2label == ("cat",)
+
+
 @pytest.mark.parametrize("name", ["tiny", "b2_two_unnamed_labels", "b5_labels_of_one_name"])
 def test_transformers_reads_what_we_write(name: str, tmp_path: Path) -> None:
     config = CONFIGS[name]
@@ -95,7 +102,8 @@ def test_own_fields_are_written_where_plain_efficientnet_differs() -> None:
     ("values", "message"),
     [
         ({"include_top": True, "se_ratio": 1}, "EfficientNetConfig has no field 'include_top', 'se_ratio'"),
-        ({"num_labels": 3}, "EfficientNetConfig has no field 'num_labels'"),
+        ({"num_labels": "3"}, "EfficientNetConfig.num_labels is '3', which is not a number of classes"),
+        ({"num_labels": 3, "id2label": {"0": "a"}}, "num_labels is 3, but id2label has 1 classes; remove one of them"),
         ({"image_size": [224, 256]}, "EfficientNetConfig.image_size is [224, 256], which is not of type int"),
         ({"model_type": "align_vision_model"}, "but EfficientNetConfig reads 'efficientnet'"),
         ({"squeeze_excite": 0}, "EfficientNetConfig.squeeze_excite is 0, which is not of type bool"),
@@ -104,7 +112,7 @@ def test_own_fields_are_written_where_plain_efficientnet_differs() -> None:
         ({"drop_connect_rate": -1}, "drop_connect_rate is -1.0, but it must be between 0 and 1"),
         ({"is_decoder": True}, "supports only is_decoder False"),
         ({"id2label": ["cat"]}, "EfficientNetConfig.id2label is ['cat'], which is not a JSON object"),
-        ({"id2label": {"0": "a", "2": "b", "3": "c"}}, "id2label has no name for class 1; it must name all of its 3 classes"),
+        ({"id2label": {"0": "a", "2": "b", "3": "c"}}, "id2label has no name for class 1; it must name all of its 3"),
         ({"id2label": {"0": "a", "1": 7}}, "id2label has no name for class 1; it must name all of its 2 classes"),
         ({"architectures": 3}, "EfficientNetConfig.architectures is 3, which is not a list of names"),
         ({"hidden_dim": 1280}, "the top convolution is 2560 wide at width_coefficient 2.0; use hidden_dim 2560"),

@@ -274,7 +274,7 @@ def test_tensorflow_checkpoint_lands_bit_equal_and_runs(tmp_path):
 
 
 def write_checkpoint(tensorflow, prefix, tensors, paths):
-    """Saves a model as Keras does: it is the root of the graph, and its optimizer is a part of it. Returns the slots."""
+    """Saves a model as Keras does: it is the root, and its optimizer a part of it. Returns how many slots there are."""
     model = tensorflow.Module()
     model.text_encoder, model.image_encoder = tensorflow.Module(), tensorflow.Module()
     trained = []

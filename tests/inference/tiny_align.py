@@ -11,6 +11,8 @@ import transformers
 from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
 
 from align_jax import AlignConfig
+from align_jax.conversion import align
+from align_jax.conversion.rules import to_flax
 
 TOLERANCE = 1e-5  # of the largest absolute value of each compared array
 CONFIG = AlignConfig.tiny(temperature_init_value=0.7)
@@ -37,6 +39,13 @@ def reference_model() -> transformers.AlignModel:
     return model.eval()
 
 
+@functools.cache
+def reference_variables() -> dict[str, Any]:
+    """The reference's weights, as ours."""
+    weights = {name: tensor.numpy() for name, tensor in reference_model().state_dict().items()}
+    return to_flax(weights, align.TABLE, align.abstract_variables(CONFIG))
+
+
 def images(count: int, side_px: int = 32) -> np.ndarray:
     return np.random.default_rng(count).uniform(-1, 1, (count, 3, side_px, side_px)).astype(np.float32)
 
@@ -46,6 +55,10 @@ def texts(*lengths: int) -> dict[str, np.ndarray]:
     mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
     ids = np.random.default_rng(1).integers(1, CONFIG.text_config.vocab_size, mask.shape)
     return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+def tensors(inputs: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(values.copy()) for name, values in inputs.items()}
 
 
 def write_folder(folder: Path) -> Path:

@@ -4,6 +4,7 @@ With its own initialisation nearly every activation is zero, and any two network
 """
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -102,6 +103,8 @@ def make_inputs(config: AlignConfig, lengths: tuple[int, ...], *, all_inputs: bo
 def assert_agreement(differences: Sequence[LayerDifference], tolerance: float = TOLERANCE) -> None:
     table = format_table(differences, limit=None)
     print(table)  # shown by pytest -rP
-    flat = [row.layer for row in differences if row.scale < 0.05]
+    flat = [
+        row.layer for row in differences if re.search("stem|block|layer|embeddings", row.layer) and row.scale < 0.05
+    ]
     assert not flat, f"{flat} are too flat to compare with:\n{table}"
     assert differences[0].relative <= tolerance, table

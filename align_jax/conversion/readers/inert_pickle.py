@@ -75,8 +75,8 @@ def read_pickle(stream: Readable, known: Mapping[str, Any], persistent: Function
 
 
 _MOST_ARGUMENTS = 16  # of a call, so that passing one long tuple again and again costs nothing
+_LARGEST_NUMBER = 2**32  # of a place in memory, and of a key: larger ones can be chosen so that all their hashes clash
 _REFUSED = object()  # what every use of a refused name gives
-_KEYS = (str, int, float, bytes, type(None))  # no tuples: to hash a deeply nested one overflows the interpreter's stack
 
 
 class _Machine:
@@ -128,7 +128,10 @@ class _Machine:
             self.pop_mark()
 
     def memoize(self, place: int | None) -> None:
-        self.memory[len(self.memory) if place is None else place] = self.stack[-1]
+        place = len(self.memory) if place is None else place
+        if not 0 <= place < _LARGEST_NUMBER:
+            raise ValueError("it remembers something at no place")
+        self.memory[place] = self.stack[-1]
 
     def tuple_of(self, count: int) -> None:
         if count > len(self.stack):
@@ -206,7 +209,7 @@ class _Machine:
             self.push(_REFUSED if _mentions_refused(arguments) else function.function(arguments))
 
     def dictionary(self, items: list[Any]) -> dict[Any, Any]:
-        keys = [key if isinstance(key, _KEYS) else object() for key in items[::2]]
+        keys = [key if _is_simple(key) else object() for key in items[::2]]
         dictionary = dict(zip(keys, items[1::2], strict=True))
         if len(dictionary) < len(keys):
             raise ValueError("it gives two values to one key")
@@ -225,6 +228,11 @@ class _Machine:
                 if all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
                     return self.dictionary([item for pair in pairs for item in pair])
         raise ValueError("it makes a dictionary of something else than pairs")
+
+
+def _is_simple(key: Any) -> bool:
+    """Whether a key can be hashed without risk; a deeply nested tuple would overflow the interpreter's stack."""
+    return isinstance(key, str | bytes) or key is None or (isinstance(key, int) and abs(key) < _LARGEST_NUMBER)
 
 
 def _mentions_refused(arguments: Any) -> bool:

@@ -173,17 +173,16 @@ def _import_tensorflow(index: Path) -> Any:
 
 def _check_parts(index: Path) -> None:
     """Says which parts of the data are missing: TensorFlow would tell only when a tensor of theirs is read."""
-    pattern = re.compile(re.escape(index.name.removesuffix(".index")) + r"\.data-\d{5}-of-(\d{5})")
-    found = {path.name: match for path in index.parent.iterdir() if (match := pattern.fullmatch(path.name))}
-    stems = {(name.rpartition(".data-")[0], int(match[1])) for name, match in found.items()}
+    stem = index.name.removesuffix(".index")
+    pattern = re.compile(re.escape(stem) + r"\.data-\d{5}-of-(\d{5})")
+    found = {path.name: int(match[1]) for path in index.parent.iterdir() if (match := pattern.fullmatch(path.name))}
+    counts = sorted(set(found.values())) or [1]  # several where an earlier save left its parts
     missing = [
-        name
-        for stem, count in sorted(stems)
-        for name in (f"{stem}.data-{part:05}-of-{count:05}" for part in range(count))
-        if name not in found
+        [name for part in range(count) if (name := f"{stem}.data-{part:05}-of-{count:05}") not in found]
+        for count in counts
     ]
-    if missing or not found:
-        raise SourceError(f"{index} lacks its data: {listing(missing or ['….data-00000-of-00001'])}; fetch all of it")
+    if all(missing):
+        raise SourceError(f"{index} lacks its data: {listing(missing[0])}; fetch all of it")
 
 
 def _read_graph(reader: Any) -> Any:

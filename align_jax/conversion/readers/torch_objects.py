@@ -126,7 +126,7 @@ def _first(kind: type) -> Callable[[tuple[Any, ...]], Any]:
 def _typed_tensor(arguments: tuple[Any, ...]) -> View:
     """`_rebuild_from_type_v2`: a function, the type of the result, the function's arguments, attributes."""
     match arguments:
-        case (StandIn(function), _, tuple(inner), _) if True:  # or it could nest without end
+        case (StandIn(function), _, tuple(inner), _) if function is not _typed_tensor:  # or it could nest without end
             result = function(inner)
             if isinstance(result, View):
                 return result

@@ -19,9 +19,10 @@ from align_jax.conversion.readers.inert_pickle import (
 )
 
 ATOMS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
+KEYS = st.integers(-(2**32) + 1, 2**32 - 1)
 VALUES = st.recursive(
     ATOMS,
-    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text() | st.integers(), inner),
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text() | KEYS, inner),
     max_leaves=20,
 )
 
@@ -71,7 +72,7 @@ def test_sets_become_lists():
 
 
 def test_keys_that_are_no_names_keep_their_values():
-    assert list(read(pickle.dumps({(1, 2): "x", "y": 3})).values()) == ["x", 3]
+    assert list(read(pickle.dumps({(1, 2): "x", 10**20: "y", "z": 3})).values()) == ["x", "y", 3]
 
 
 def test_the_stream_is_left_behind_the_pickle():
@@ -153,6 +154,8 @@ MALFORMED = {
     "takes what is not there ": b"t.",
     "takes what is not there  ": b"h\x05.",
     "takes what is not there   ": b"K\x01\x86.",
+    "remembers something at no place": b"Np-1\n.",
+    "remembers something at no place ": b"Np4294967296\n.",
     "calls something that is no function": b"K\x01)R.",
     "calls something that is no function ": b"\x80\x04ccollections\nOrderedDict\n)}K\x01K\x01s\x92.",
     "with 17 arguments": b"ccollections\nOrderedDict\n(" + b"N" * 17 + b"tR.",

@@ -153,21 +153,29 @@ def test_flipped_bit_of_the_data_is_an_error(saved):
     assert "\n" not in str(raised.value)
 
 
+def read_all(index):
+    """All tensors, or the error."""
+    try:
+        found = TensorflowCheckpoint(index)
+        return {name: found[name] for name in found}
+    except SourceError as error:
+        return error
+
+
 def test_damaged_index_is_an_error_or_changes_nothing(saved):
     index, arrays = saved
     content = index.read_bytes()
+    refused = 0
     for position in range(0, len(content), max(1, len(content) // 60)):
-        for damaged in (
-            content[:position],
-            content[:position] + bytes([content[position] ^ 255]) + content[position + 1 :],
-        ):
+        flipped = bytes([content[position] ^ 255])
+        for damaged in (content[:position], content[:position] + flipped + content[position + 1 :]):
             index.write_bytes(damaged)
-            try:
-                found = TensorflowCheckpoint(index)
-                read = {name: found[name] for name in found}
-            except SourceError as error:
-                assert "\n" not in str(error)
-                continue
-            assert set(read) == set(arrays)
-            for name, array in arrays.items():
-                np.testing.assert_array_equal(read[name], array)
+            found = read_all(index)
+            if isinstance(found, SourceError):
+                refused += 1
+                assert "\n" not in str(found)
+            else:
+                assert {name: array.tobytes() for name, array in found.items()} == {
+                    name: array.tobytes() for name, array in arrays.items()
+                }
+    assert refused > 60
