@@ -9,6 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from align_jax.conversion.model_folder import EachTensor, OpenModel, open_model, write_flax, write_hf
+from align_jax.conversion.readers.tensorflow import TensorflowCheckpoint
 from align_jax.conversion.report import ConversionReport
 from align_jax.conversion.rules import from_flax
 from align_jax.conversion.verify import TOLERANCE, LayerDifference, compare_layers, format_table
@@ -57,9 +58,7 @@ def convert(
     console = console or Console()
     opened = open_model(source, revision=revision)
     target = opened.architecture.abstract_variables(opened.config, param_dtype)
-    report = ConversionReport(
-        str(source), opened.form, str(output), to, opened.config.model_type, opened.architecture.table, target
-    )
+    report = ConversionReport(str(source), opened.form, str(output), to, opened.config.model_type, opened.table, target)
     with new_folder(output) as folder:
         with room_for(folder, opened.size_bytes(param_dtype)):
             variables = _convert_weights(opened, folder, to, param_dtype, report, console)
@@ -88,6 +87,8 @@ def _convert_weights(
         variables = opened.read(param_dtype, observe if named else None)
         if opened.tensors is not None:
             report.ignore(opened.tensors)
+        if isinstance(opened.tensors, TensorflowCheckpoint):
+            report.left_out(opened.tensors.ignored)
         if to == "hf":
             write_hf(opened.config, variables, folder, observe=None if named else observe)
             return variables
@@ -110,7 +111,10 @@ def _copy_companions(opened: OpenModel, folder: Path, report: ConversionReport) 
         try:
             Preprocessing.from_folder(opened.folder).to_folder(folder)
         except FileNotFoundError:
-            report.absent_files.append(PREPROCESSOR_FILE)
+            if opened.form == "tensorflow":  # which is the released trainer's, so its resize is known
+                Preprocessing("tf").to_folder(folder)
+            else:
+                report.absent_files.append(PREPROCESSOR_FILE)
 
 
 def _verify(

@@ -22,8 +22,10 @@ from safetensors.numpy import save_file
 from align_jax.checkpoints import Checkpoints, restore_variables, save_variables
 from align_jax.configuration import AlignConfig
 from align_jax.conversion.architectures import Architecture, architecture_of
-from align_jax.conversion.rules import check_variables, from_flax, to_flax
+from align_jax.conversion.readers.tensorflow import TensorflowCheckpoint
+from align_jax.conversion.rules import RuleTable, check_variables, from_flax, to_flax
 from align_jax.conversion.sources import Tensors, local_path, open_source
+from align_jax.conversion.tensorflow_names import infer_config, rules_for
 from align_jax.files import replace_file, replaced
 from align_jax.json_config import ConfigurationError, JsonConfig
 
@@ -78,6 +80,13 @@ class OpenModel:
         """The rules of this kind of model."""
         return architecture_of(self.config.model_type)
 
+    @property
+    def table(self) -> RuleTable:
+        """The rules for the names that the weights have."""
+        if isinstance(self.tensors, TensorflowCheckpoint):
+            return rules_for(self.tensors, self.tensors.paths)
+        return self.architecture.table
+
     def bytes_to_read(self) -> int:
         """The size of the weights as they are."""
         if self.tensors is None:
@@ -109,7 +118,7 @@ class OpenModel:
             return tensor
 
         named = EachTensor(self.tensors, seen)
-        return to_flax(named, self.architecture.table, target, casting="floating", place=jax.device_put)
+        return to_flax(named, self.table, target, casting="floating", place=jax.device_put)
 
 
 def open_model(source: str | Path, *, revision: str | None = None) -> OpenModel:
@@ -125,7 +134,11 @@ def open_model(source: str | Path, *, revision: str | None = None) -> OpenModel:
         if (path / form).is_dir():
             return OpenModel(path, read_config(path), form, None)
     opened = open_source(path)
-    return OpenModel(opened.folder, read_config(opened.folder), opened.format, opened.tensors)
+    tensors = opened.tensors
+    # The released trainer writes no configuration; the sizes of its tensors give it away.
+    bare = isinstance(tensors, TensorflowCheckpoint) and not (opened.folder / "config.json").is_file()
+    config = infer_config(tensors, tensors.paths) if bare else read_config(opened.folder)
+    return OpenModel(opened.folder, config, opened.format, tensors)
 
 
 def read_config(folder: Path) -> JsonConfig:

@@ -65,7 +65,8 @@ class ConversionReport:
         """Records a tensor that passes: one that is converted, or one that the output has and no variable holds."""
         place = self._places.get(name.removeprefix(self._table.optional_prefix))
         if place is None:
-            self.added.append(name)
+            if self.output_form == "hf":
+                self.added.append(name)
             return
         variable = place.target
         digest = hashlib.sha256(np.ascontiguousarray(tensor).view(np.uint8).data).hexdigest()
@@ -79,6 +80,11 @@ class ConversionReport:
             reason = ignored_reason(self._table, name)
             if reason is not None:
                 self.ignored.setdefault(reason, []).append(name)
+
+    def left_out(self, reasons: Mapping[str, str]) -> None:
+        """Records what the reader of a file already left out, with the reason for each name."""
+        for name, reason in reasons.items():
+            self.ignored.setdefault(reason, []).append(name)
 
     def numbers(self, collection: str) -> int:
         """How many numbers went into the variables of a collection, such as "params"."""

@@ -51,7 +51,6 @@ _TEXT_EMBEDDINGS = {
     "embeddings/token_type_embeddings/embeddings": "embeddings/token_type",
 }
 
-
 _BLOCK = re.compile(r"block([1-9]\d?)([a-z])_project_conv/kernel")
 _WORDS = re.compile(r"((?:[\w.-]+/)*bert/)embeddings/word_embeddings/weight")
 _DENSE = re.compile(r"(dense(?:_\d+)?)/kernel")

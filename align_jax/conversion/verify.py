@@ -13,7 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Int
 
 from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig, EfficientNetConfig
 from align_jax.conversion.reference import Inputs, VerificationError, run_reference
@@ -37,12 +37,14 @@ class LayerDifference:
         relative: the same, divided by `scale`.
         scale: the largest absolute value of the reference; of logits, the largest that its temperature allows, since
             the cosines of untrained towers all but cancel.
+        order: place of the layer in the computation.
     """
 
     layer: str
     absolute: float
     relative: float
     scale: float
+    order: int = 0
 
 
 def compare_layers(
@@ -68,22 +70,27 @@ def compare_layers(
     # The reference is gone before our model starts: only one of them at a time holds its weights and maps.
     theirs = run_reference(config, reference, inputs)
     ours = _run(config, variables, inputs)
-    differences = [
-        _difference(layer, ours[layer], expected, _scale(layer, theirs)) for layer, expected in theirs.items()
-    ]
+    differences = [_difference(order, layer, ours, theirs) for order, layer in enumerate(theirs)]
     return sorted(differences, key=lambda difference: difference.relative, reverse=True)
 
 
 def format_table(differences: Sequence[LayerDifference], limit: int | None = 20) -> str:
-    """The first `limit` differences as a table, and a line that says whether all are within `TOLERANCE`."""
+    """The first `limit` differences as a table, and a line that says whether all are within `TOLERANCE`.
+
+    If not, it names the first layer of the computation that is above, which is where to look for the reason.
+    """
     shown = differences[:limit]
     width = max(len("layer"), *(len(row.layer) for row in shown))
     lines = [f"{'layer':{width}}  {'relative':>9}  {'absolute':>9}  {'scale':>9}"]
     lines += [f"{row.layer:{width}}  {row.relative:9.2e}  {row.absolute:9.2e}  {row.scale:9.2e}" for row in shown]
     if len(shown) < len(differences):
         lines.append(f"and {len(differences) - len(shown)} layers that differ less")
-    above = sum(row.relative > TOLERANCE for row in differences)
-    verdict = f"{above} of them differ by more than" if above else "all agree to"
+    above = [row for row in differences if row.relative > TOLERANCE]
+    if above:
+        first = min(above, key=lambda row: row.order)
+        verdict = f"{len(above)} of them, {first.layer} before the others, differ by more than"
+    else:
+        verdict = "all agree to"
     return "\n".join([*lines, f"{len(differences)} layers compared: {verdict} {TOLERANCE:g} of their largest value"])
 
 
@@ -173,22 +180,18 @@ def _text_layers(features: TextFeatures) -> dict[str, jax.Array]:
     return layers | {"text pooler": features.pooled}
 
 
-def _scale(layer: str, theirs: Mapping[str, np.ndarray]) -> float:
-    """What a layer's difference is measured against."""
-    if layer == "logits":
-        return 1.0 / max(abs(float(theirs["temperature"])), float(np.finfo(np.float32).tiny))
-    return float(np.max(np.abs(theirs[layer])))
-
-
 def _difference(
-    layer: str, ours: Num[np.ndarray, "..."], theirs: Num[np.ndarray, "..."], scale: float
+    order: int, layer: str, ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]
 ) -> LayerDifference:
-    if ours.shape != theirs.shape:
-        raise VerificationError(f"{layer} has shape {ours.shape} here and {theirs.shape} in transformers")
+    mine, expected = ours[layer], theirs[layer]
+    if mine.shape != expected.shape:
+        raise VerificationError(f"{layer} has shape {mine.shape} here and {expected.shape} in transformers")
+    scale = float(np.max(np.abs(expected)))
+    if layer == "logits":
+        scale = 1.0 / max(abs(float(theirs["temperature"])), float(np.finfo(np.float32).tiny))
     with np.errstate(invalid="ignore"):  # infinity on both sides
-        absolute = float(np.max(np.abs(ours - theirs)))
+        absolute = float(np.max(np.abs(mine - expected)))
+    relative = absolute / scale if scale else (math.inf if absolute else 0.0)
     if not (math.isfinite(absolute) and math.isfinite(scale)):
-        return LayerDifference(layer, math.inf, math.inf, scale)
-    if scale == 0.0:
-        return LayerDifference(layer, absolute, math.inf if absolute else 0.0, scale)
-    return LayerDifference(layer, absolute, absolute / scale, scale)
+        absolute = relative = math.inf
+    return LayerDifference(layer, absolute, relative, scale, order)

@@ -30,4 +30,5 @@ def load_model(source: str | Path, *, revision: str | None = None) -> LoadedMode
         CheckpointError: if a workdir holds no finished checkpoint.
     """
     model = read_model(source, model_type="align", revision=revision)
-    return LoadedModel(Align(model.config), model.variables, Tokenizer(model.folder))
+    config: Any = model.config  # an AlignConfig, as asked for
+    return LoadedModel(Align(config), model.variables, Tokenizer(model.folder))

@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import jax
 import jax.numpy as jnp
 
-from align_jax.conversion.model_folder import read_model, write_hf
+from align_jax.configuration import AlignTextConfig, BertConfig
+from align_jax.conversion.model_folder import open_model, read_model, write_hf
 from align_jax.inference.initialization import random_variables
 from align_jax.inference.model_inputs import InputError
 from align_jax.json_config import JsonConfig
@@ -76,9 +77,11 @@ class PretrainedModel(Generic[Config, Module]):
             ValueError: if it is of another kind, damaged or incomplete.
         """
         del device_map
-        model_type = cls.config_class.model_type
-        found = read_model(source, model_type=model_type, param_dtype=_number_type(dtype), revision=revision)
-        return cls(_of_class(cls.config_class, found.config), dtype=dtype, variables=found.variables, **options)
+        # Towers are also published on their own, under types of their own.
+        own = isinstance(open_model(source, revision=revision).config, cls.config_class)
+        wanted = None if own else cls.config_class.model_type
+        found = read_model(source, model_type=wanted, param_dtype=_number_type(dtype), revision=revision)
+        return cls(_as_tower(found.config), dtype=dtype, variables=found.variables, **options)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes `config.json` and `model.safetensors`, which `transformers` and this class load.
@@ -115,12 +118,12 @@ class PretrainedModel(Generic[Config, Module]):
         return self
 
 
-def _of_class(config_class: type[Config], config: Any) -> Config:
+def _as_tower(config: Any) -> Any:
     """A BERT model's configuration becomes that of the text tower it serves as; others are what they are."""
-    if config.model_type == config_class.model_type:
+    if not isinstance(config, BertConfig):
         return config
-    names = [field.name for field in dataclasses.fields(config_class)]
-    return config_class(**{name: getattr(config, name) for name in names})
+    names = [field.name for field in dataclasses.fields(AlignTextConfig)]
+    return AlignTextConfig(**{name: getattr(config, name) for name in names})
 
 
 def _number_type(dtype: Any) -> Any:

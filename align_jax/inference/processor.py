@@ -12,6 +12,9 @@ from transformers.models.efficientnet.image_processing_pil_efficientnet import (
     EfficientNetImageProcessorPil,
 )
 
+from align_jax.conversion.hub import is_model_id  # noqa: E402
+
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 _SETTINGS_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
@@ -22,10 +25,9 @@ class AlignProcessor(transformers.AlignProcessor):
         inputs = processor(text=["a cat", "a dog"], images=image, return_tensors="np")
 
     Texts are padded to 64 tokens and not truncated; `truncation=True` cuts them. It differs from its base class in two
-    things only. Images are resized by Pillow even where torchvision is installed, whose antialiasing gives other
-    pixels, and without which the base class could not be had. And settings that are not given are those of the
-    released model, where the class of `transformers` has defaults for a classifier: 346 px bilinear, the central
-    289 px, levels divided by 127.5, minus one.
+    things only. Images are always resized by Pillow: `transformers` prefers torchvision where it is installed, which
+    gives other pixels. And settings that are not given are the released ones (346 px bilinear, the central 289 px,
+    levels divided by 127.5, minus one), where the class of `transformers` has those of a classifier.
 
     Args:
         image_processor: of `transformers`; the released settings when absent.
@@ -41,11 +43,22 @@ class AlignProcessor(transformers.AlignProcessor):
 
         Args:
             source: holds `vocab.txt` or `tokenizer.json`, and `preprocessor_config.json` or `processor_config.json`;
-                without either of the latter two, the released settings count.
+                in a folder without either of the latter two, the released settings count. `resize_mode` is not for
+                this class: it resizes as `transformers` does in any case.
             options: of `from_pretrained` in `transformers`, such as `revision`.
+
+        Raises:
+            FileNotFoundError: if there is no such folder, or it holds no tokenizer.
         """
         folder = Path(source)
-        if folder.is_dir() and not any((folder / name).is_file() for name in _SETTINGS_FILES):
+        if folder.is_dir():
+            if not _has_any(folder, _TOKENIZER_FILES):
+                raise FileNotFoundError(
+                    f"{folder} holds no tokenizer; bring {' or '.join(_TOKENIZER_FILES)} from the model's own folder"
+                )
+        elif not is_model_id(str(source)):
+            raise FileNotFoundError(f"{source} does not exist; give a model folder, or a model on the Hub")
+        if folder.is_dir() and not _has_any(folder, _SETTINGS_FILES):
             image_processor = released_image_processor()
         else:
             image_processor = EfficientNetImageProcessorPil.from_pretrained(source, **options)
@@ -64,3 +77,7 @@ def released_image_processor() -> EfficientNetImageProcessorPil:
         do_normalize=False,
         include_top=False,
     )
+
+
+def _has_any(folder: Path, names: tuple[str, ...]) -> bool:
+    return any((folder / name).is_file() for name in names)

@@ -17,23 +17,15 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     return _ACTIVATIONS[name]
 
 
-# At a corner PyTorch takes the slope of one side; `jnp.minimum` and `jnp.maximum` would take the mean of both. The
-# comparisons let nan through.
-def _relu6(x: jax.Array) -> jax.Array:
-    return jnp.where(x <= 0, jnp.zeros_like(x), jnp.where(x >= 6, jnp.full_like(x, 6), x))
-
-
 def _leaky_relu(x: jax.Array) -> jax.Array:
+    """As JAX's, but for the slope at zero, where PyTorch takes that of the negative side."""
     return jnp.where(x > 0, x, 0.01 * x)
 
 
-def _hardswish(x: jax.Array) -> jax.Array:
-    return jnp.where(x <= -3, jnp.zeros_like(x), jnp.where(x >= 3, x, x * (x + 3) / 6))
-
-
 def _gelu_10(x: jax.Array) -> jax.Array:
-    """GELU, at most 10 (its least value is -0.17, far above the other bound, -10)."""
+    """GELU, at most 10; its least value, -0.17, is far above the other bound, -10."""
     value = _gelu(x)
+    # `jnp.minimum` would halve the slope at 10, where PyTorch has all of it.
     return jnp.where(value > 10, jnp.full_like(x, 10), value)
 
 
@@ -51,7 +43,7 @@ _ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_python": _gelu,
     "gelu_python_tanh": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
-    "hardswish": _hardswish,
+    "hardswish": nn.hard_swish,
     "laplace": _laplace,
     "leaky_relu": _leaky_relu,
     "linear": lambda x: x,
@@ -59,7 +51,7 @@ _ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
     "relu": nn.relu,
     "relu2": lambda x: jnp.square(nn.relu(x)),
-    "relu6": _relu6,
+    "relu6": nn.relu6,
     "selu": nn.selu,
     "sigmoid": nn.sigmoid,
     "silu": nn.silu,

@@ -58,6 +58,7 @@ FILES = {
     "pytorch_model.bin": b"the same again",
     "README.md": b"words",
 }
+MODELS = {"owner/name": FILES, "owner/bare": {"README.md": b"words"}, "owner/gone": {"lost.json": None}}
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -67,17 +68,20 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = urllib.parse.urlsplit(self.path).path
-        if path in ("/api/models/owner/name", "/api/models/owner/name/revision/main"):
-            self.answer(json.dumps({"id": "owner/name", "sha": COMMIT, "siblings": [{"rfilename": n} for n in FILES]}))
-        elif path == f"/api/models/owner/name/tree/{COMMIT}":
-            self.answer(json.dumps([{"type": "file", "path": n, "size": len(c), "oid": "0"} for n, c in FILES.items()]))
-        elif path.startswith(f"/owner/name/resolve/{COMMIT}/"):
-            name = path.rsplit("/", 1)[1]
+        model = "/".join(path.removeprefix("/api/models").split("/")[1:3])
+        name = path.rsplit("/", 1)[1]
+        files = MODELS.get(model, {})
+        if path in (f"/api/models/{model}", f"/api/models/{model}/revision/main") and files:
+            self.answer(json.dumps({"id": model, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}))
+        elif path == f"/api/models/{model}/tree/{COMMIT}":
+            listed = [{"type": "file", "path": name, "size": len(files[name] or b""), "oid": "0"} for name in files]
+            self.answer(json.dumps(listed))
+        elif path.startswith(f"/{model}/resolve/{COMMIT}/") and files[name] is not None:
             if self.command == "GET":
                 self.asked.append(name)
-            self.answer(FILES[name])
+            self.answer(files[name])
         else:
-            self.answer(json.dumps({"error": "Repository not found"}), 404, {"X-Error-Code": "RepoNotFound"})
+            self.answer(json.dumps({"error": "not found"}), 404, {"X-Error-Code": "RepoNotFound"})
 
     do_HEAD = do_GET  # noqa: N815  (the server's name for it)
 
@@ -131,10 +135,14 @@ def open_elsewhere(tmp_path, endpoint: str, *sources: str) -> list[str]:
 
 def test_a_model_is_downloaded_once_and_opens_without_the_server_later(tmp_path, server):
     endpoint, asked = server
-    found, absent = open_elsewhere(tmp_path, endpoint, "owner/name", "owner/other")
+    found, absent, bare, gone = open_elsewhere(
+        tmp_path, endpoint, "owner/name", "owner/other", "owner/bare", "owner/gone"
+    )
     assert found == f"{COMMIT} safetensors [0.0, 1.0, 2.0]"
     assert sorted(asked) == ["config.json", "model.safetensors"]
     assert "owner/other is no file or folder here, and as a model on the Hub it cannot be had: 404" in absent
+    assert bare == "the model owner/bare on the Hub holds no files that can be read"
+    assert gone.startswith("the model owner/gone could not be downloaded: 404")
     nowhere = "http://127.0.0.1:9"  # the discard port, where nothing listens
     assert open_elsewhere(tmp_path, nowhere, "owner/name") == [found]
     (unreachable,) = open_elsewhere(tmp_path, nowhere, "owner/other")

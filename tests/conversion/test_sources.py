@@ -156,14 +156,15 @@ def test_shards_of_several_kinds_are_an_error(tmp_path):
     assert "they end in: .h5" in refusal(index)
 
 
-def test_an_unreadable_file_is_one_line(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("method", "what"), [("open", "model.safetensors"), ("iterdir", "")])
+def test_what_may_not_be_read_is_one_line(tmp_path, monkeypatch, method, what):
     write(tmp_path / "model.safetensors")
 
     def denied(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", denied)
-    assert "model.safetensors cannot be read: Permission denied" in refusal(tmp_path)
+    monkeypatch.setattr(Path, method, denied)
+    assert f"{tmp_path / what} cannot be read: Permission denied" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(

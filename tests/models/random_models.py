@@ -36,8 +36,10 @@ _activations = st.sampled_from([name for name in get_args(HiddenAct) if name in 
 
 
 @st.composite
-def vision_configs(draw: st.DrawFn, kind: type[AlignVisionConfig] = AlignVisionConfig, **fixed: Any) -> Any:
-    """One to three stages on images of 17 to 70 px."""
+def vision_configs(
+    draw: st.DrawFn, kind: type[AlignVisionConfig] = AlignVisionConfig, *, smallest_px: int = 17, **fixed: Any
+) -> Any:
+    """One to three stages on images of up to 70 px."""
     stages = draw(st.integers(1, 3))
 
     def each(values: st.SearchStrategy[int]) -> tuple[int, ...]:
@@ -45,7 +47,7 @@ def vision_configs(draw: st.DrawFn, kind: type[AlignVisionConfig] = AlignVisionC
 
     out_channels = each(st.integers(3, 40))
     values: dict[str, Any] = {
-        "image_size": draw(st.integers(17, 70)),
+        "image_size": draw(st.integers(smallest_px, 70)),
         "width_coefficient": draw(st.sampled_from([0.25, 0.5, 1.0, 1.3])),
         "depth_coefficient": draw(st.sampled_from([0.6, 1.0, 1.4])),
         "depth_divisor": draw(st.sampled_from([1, 4, 8])),
@@ -90,10 +92,14 @@ def text_configs(draw: st.DrawFn, kind: type[AlignTextConfig] = AlignTextConfig,
 
 
 @st.composite
-def align_configs(draw: st.DrawFn) -> AlignConfig:
+def align_configs(
+    draw: st.DrawFn,
+    vision: st.SearchStrategy[AlignVisionConfig] = vision_configs(),  # noqa: B008  (a description, not a value)
+    text: st.SearchStrategy[AlignTextConfig] = text_configs(),  # noqa: B008
+) -> AlignConfig:
     """Both towers, as `transformers` holds them: the space is as wide as the image features."""
-    vision = draw(vision_configs())
-    return AlignConfig(draw(text_configs()), vision, projection_dim=vision.feature_size, temperature_init_value=0.7)
+    image_tower = draw(vision)
+    return AlignConfig(draw(text), image_tower, projection_dim=image_tower.feature_size)
 
 
 @st.composite

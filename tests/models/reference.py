@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from flax.traverse_util import flatten_dict
 
 from align_jax.configuration import AlignConfig
 from align_jax.conversion.architectures import architecture_of
@@ -98,6 +99,45 @@ def make_inputs(config: AlignConfig, lengths: tuple[int, ...], *, all_inputs: bo
         texts["token_type_ids"] = rng.integers(0, text.type_vocab_size, mask.shape, np.int32)
         texts["position_ids"] = np.arange(longest, dtype=np.int32)[None, ::-1].repeat(batch, axis=0)
     return Inputs(random_images(rng, batch, config.vision_config.image_size), texts | {"attention_mask": mask})
+
+
+def torch_arguments(inputs: Inputs) -> dict[str, torch.Tensor]:
+    """What the model of `transformers` calls the same images and texts."""
+    assert inputs.images is not None
+    texts = {name: torch.from_numpy(values) for name, values in (inputs.texts or {}).items()}
+    texts = {name: values if values.is_floating_point() else values.long() for name, values in texts.items()}
+    return {"pixel_values": channels_first(inputs.images)} | texts
+
+
+def reference_gradients(model: Any, config: JsonConfig) -> dict[str, Any]:
+    """Gradients go through the rules of the weights they belong to."""
+    gradients = {
+        name: np.zeros(parameter.shape, np.float32) if parameter.grad is None else parameter.grad.numpy()
+        for name, parameter in model.named_parameters()
+    }
+    architecture = architecture_of(config.model_type)
+    target = {"params": architecture.abstract_variables(config)["params"]}
+    return to_flax(gradients, architecture.table, target)["params"]
+
+
+def assert_gradients_agree(gradients: dict[str, Any], expected: dict[str, Any], tolerance: float = 1e-4) -> None:
+    """Compares with the largest gradient of each layer.
+
+    Gradients are sums over all positions of terms that nearly cancel, so they keep a digit less than activations do.
+    Some are zero but for rounding, and can only be compared with those of the kernel or scale beside them: a vector
+    added to every key adds one number to a row of scores, which softmax removes; what a batch norm adds to a channel
+    is removed by the next batch norm where only a 1 x 1 convolution is between them.
+    """
+    found, ours, theirs = {}, flatten_dict(gradients), flatten_dict(expected)
+    assert ours.keys() == theirs.keys()
+    for path, wanted in theirs.items():
+        scale = max(np.max(np.abs(value)) for other, value in theirs.items() if other[:-1] == path[:-1])
+        difference = np.max(np.abs(np.asarray(ours[path]) - wanted))
+        # BERT's pooler takes no part in the loss: both gradients are zero throughout.
+        found["/".join(path)] = float(difference / scale) if scale > 0 else float(difference)
+    table = "\n".join(f"{difference:.2e}  {name}" for name, difference in found.items())
+    print(table)
+    assert all(difference <= tolerance for difference in found.values()), f"above {tolerance}:\n{table}"
 
 
 def assert_agreement(differences: Sequence[LayerDifference], tolerance: float = TOLERANCE) -> None:

@@ -10,6 +10,8 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from align_jax.conversion.readers.tensors import listing
+
 Function = Callable[[Any], Any]
 
 
@@ -64,7 +66,7 @@ def read_pickle(stream: Readable, known: Mapping[str, Any], persistent: Function
     try:
         value = machine.run(stream)
     except ValueError as error:
-        problem = str(error)
+        problem = listing([str(error)])  # may quote the pickle
     except (IndexError, KeyError):
         problem = "an instruction takes what is not there"
     if machine.refused:  # tells more than the problem, which may follow from it

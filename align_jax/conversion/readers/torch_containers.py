@@ -22,6 +22,7 @@ _LONGEST_LINE_BYTES = 10_000
 
 _LOCAL_HEADER_BYTES = 30
 _LOCAL_HEADER_START = b"PK\x03\x04"
+_ENCRYPTED = 1  # flag
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _STREAM_VERSION = 1001
@@ -79,7 +80,8 @@ def _list_members(file: WeightFile) -> dict[str, zipfile.ZipInfo]:
     # What the standard library raises for a damaged directory, the last four from within.
     except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OverflowError, OSError) as error:
         raise SourceError(
-            f"{file.path} is truncated or damaged: its zip directory cannot be read ({error}); fetch it again"
+            f"{file.path} is truncated or damaged: its zip directory cannot be read ({listing([str(error)])}); fetch "
+            "it again"
         ) from None
     members = {member.filename: member for member in listed}
     if len(members) != len(listed):
@@ -89,28 +91,29 @@ def _list_members(file: WeightFile) -> dict[str, zipfile.ZipInfo]:
 
 def _region(file: WeightFile, member: zipfile.ZipInfo) -> Region:
     """Where the bytes of a member lie."""
-    if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 or member.compress_size != member.file_size:
+    name = listing([member.filename])
+    if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & _ENCRYPTED:
         raise SourceError(
-            f"{file.path} was packed by something else than torch.save: {member.filename!r} is compressed or "
-            "encrypted; pack it without"
+            f"{file.path} was packed by something else than torch.save: {name} is compressed or encrypted; pack it "
+            "without"
         )
     header = file.read(member.header_offset, _LOCAL_HEADER_BYTES).tobytes()
     if not header.startswith(_LOCAL_HEADER_START):
-        raise SourceError(f"{file.path} is damaged: {member.filename!r} is not where its zip directory says")
+        raise SourceError(f"{file.path} is damaged: {name} is not where its zip directory says; fetch it again")
     name_bytes, extra_bytes = struct.unpack_from("<HH", header, _LOCAL_HEADER_BYTES - 4)
     start = member.header_offset + _LOCAL_HEADER_BYTES + name_bytes + extra_bytes
     if start + member.file_size > file.size_bytes:
-        raise SourceError(f"{file.path} is damaged: {member.filename!r} reaches beyond its end; fetch it again")
+        raise SourceError(f"{file.path} is damaged: {name} reaches beyond its end; fetch it again")
     return Region(start, member.file_size, member.CRC or None)  # torch writes 0 when told to compute none
 
 
 def _read_member(file: WeightFile, member: zipfile.ZipInfo) -> bytes:
-    region = _region(file, member)
+    region, name = _region(file, member), listing([member.filename])
     if region.size_bytes > _LONGEST_PICKLE_BYTES:
-        raise SourceError(f"{file.path}: {member.filename!r} has {region.size_bytes} bytes, too many for names")
+        raise SourceError(f"{file.path}: {name} has {region.size_bytes} bytes, too many to describe a state dict")
     content = file.read(region.start, region.size_bytes).tobytes()
     if region.checksum is not None and zlib.crc32(content) != region.checksum:
-        raise SourceError(f"{file.path} is damaged: {member.filename!r} does not match its checksum; fetch it again")
+        raise SourceError(f"{file.path} is damaged: {name} does not match its checksum; fetch it again")
     return content
 
 

@@ -134,10 +134,22 @@ def test_known_names_are_called_with_the_arguments():
 
 
 def test_what_is_made_with_a_refused_name_is_refused_and_the_rest_is_still_read():
-    program = b"](cos\nmkdir\nccollections\nOrderedDict\n(cos\nrmdir\ntR}cbuiltins\nlen\nbe."
+    program = (
+        b"](cos\nmkdir\ncos\nmkdir\nK\x01aK\x01K\x02sccollections\nOrderedDict\n(cos\nrmdir\ntR}cbuiltins\nlen\nbe."
+    )
     with pytest.raises(RefusedNamesError) as caught:
         read(program)
     assert caught.value.names == ("os.mkdir", "os.rmdir", "builtins.len")
+
+
+def test_a_mark_is_popped_like_a_value():
+    assert read(b"K\x01(0.") == 1
+
+
+def test_messages_stay_short():
+    with pytest.raises(MalformedPickleError) as caught:
+        read(b"I" + b"x" * 10_000 + b"\n.")
+    assert len(str(caught.value)) < 200
 
 
 def test_extension_codes_are_refused():

@@ -18,7 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from align_jax.conversion.readers import SourceError
+from align_jax.conversion.readers import SourceError, torch_containers
 from align_jax.conversion.readers.pytorch import PytorchFile
 
 FORMS = pytest.mark.parametrize("archive", [True, False], ids=["archive", "stream"])
@@ -254,8 +254,15 @@ def tensor(offset: Any, shape: Any, strides: Any, *more: Any, storage: Any = STO
     return {"w": Rebuilt("_rebuild_tensor_v2", Outside(storage), offset, shape, strides, *(more or (False, NO_HOOKS)))}
 
 
-def test_the_first_form_of_tensors_is_read(tmp_path):
-    value = {"w": Rebuilt("_rebuild_tensor", Outside(STORAGE), 1, (2,), (3,))}
+FORMS_OF_TENSORS = {
+    "the first": {"w": Rebuilt("_rebuild_tensor", Outside(STORAGE), 1, (2,), (3,))},
+    "with metadata": tensor(1, (2,), (3,), False, NO_HOOKS, {}),
+    "with no metadata": tensor(1, (2,), (3,), False, NO_HOOKS, None),
+}
+
+
+@pytest.mark.parametrize("value", FORMS_OF_TENSORS.values(), ids=FORMS_OF_TENSORS)
+def test_other_forms_of_tensors_are_read(tmp_path, value):
     assert open_bytes(tmp_path, written(value, {"0": np.arange(6, dtype="<f4").tobytes()}))["w"].tolist() == [1, 4]
 
 
@@ -286,6 +293,9 @@ NONSENSE = {
     "not described as tensors are": tensor(0, (2,), (1,), False),
     "not described as tensors are ": tensor(0, (2,), (1,), False, NO_HOOKS, {"neg": True}),
     "not described as tensors are  ": {"w": Rebuilt("_rebuild_tensor_v2", "0", 0, (2,), (1,), False, NO_HOOKS)},
+    "not described as tensors are   ": {
+        "w": Rebuilt("_rebuild_tensor_v3", Outside(STORAGE), 0, (2,), (1,), False, NO_HOOKS, torch.float32)
+    },
     "something of what is no view": {"w": Rebuilt("_rebuild_parameter", [1], True, NO_HOOKS)},
     "storages are not of the size that the pickle gives: w": tensor(0, (2,), (1,), storage=(*STORAGE[:4], 5)),
     "something outside that is no storage": tensor(0, (2,), (1,), storage=("module", "m", "0", "cpu", 6)),
@@ -297,6 +307,11 @@ NONSENSE = {
 @pytest.mark.parametrize(("problem", "value"), NONSENSE.items(), ids=NONSENSE)
 def test_tensors_that_make_no_sense_are_errors(tmp_path, problem, value):
     assert problem.strip() in refusal(tmp_path, written(value, {"0": bytes(24)}))
+
+
+def test_other_calls_in_the_place_of_tensors_are_errors(tmp_path):
+    program = b"}X\x01\x00\x00\x00wctorch._tensor\n_rebuild_from_type_v2\n(ctorch\nSize\nN))\x85}tRs."
+    assert "not described as tensors are" in refusal(tmp_path, packed({"data.pkl": program}))
 
 
 def test_calls_within_calls_are_not_followed_without_end(tmp_path):
@@ -340,6 +355,35 @@ def test_damaged_archives_are_errors(tmp_path, problem, content):
     assert problem.strip() in refusal(tmp_path, content)
 
 
+def patched(offset_in_entry: int, value: bytes) -> bytes:
+    """An archive, altered in the directory's entry of its first member."""
+    content = bytearray(packed(members(saved(GOOD))))
+    start = content.index(b"PK\x01\x02") + offset_in_entry
+    content[start : start + len(value)] = value
+    return bytes(content)
+
+
+# Offsets in a central directory header: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, 4.3.12.
+DIRECTORIES = {
+    "compressed or encrypted": patched(8, b"\x01"),
+    "compressed or encrypted ": patched(10, b"\x08"),
+    "does not match its checksum": patched(16, b"abc"),
+    "reaches beyond its end": patched(24, b"\0\0\1"),
+    "is not where its zip directory says": patched(42, b"\1"),
+}
+
+
+@pytest.mark.parametrize(("problem", "content"), DIRECTORIES.items(), ids=DIRECTORIES)
+def test_damaged_directories_are_errors(tmp_path, problem, content):
+    assert problem.strip() in refusal(tmp_path, content)
+
+
+def test_descriptions_of_any_length_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch_containers, "_LONGEST_PICKLE_BYTES", 99)
+    assert "too many to describe a state dict" in refusal(tmp_path, saved(GOOD))
+    assert "is not a file that torch.save writes" in refusal(tmp_path, b"X\xc8\0\0\0" + b"x" * 200 + b".")
+
+
 def test_two_members_of_one_name_are_an_error(tmp_path):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -371,9 +415,29 @@ def test_no_beginning_of_a_file_passes_for_the_whole(tmp_path, archive):
 STREAM = saved(GOOD, archive=False)
 
 
-@pytest.mark.parametrize("content", [b"nothing of the kind", pickle.dumps({"a": 1}), b"\x80\x02.", b"PK"])
+CLAIM = b"\x8e" + (1 << 40).to_bytes(8, "little")  # bytes of a length that no memory has
+
+
+@pytest.mark.parametrize("content", [b"nothing of the kind", pickle.dumps({"a": 1}), b"\x80\x02.", b"PK", CLAIM])
 def test_other_files_are_said_to_be_others(tmp_path, content):
     assert "is not a file that torch.save writes" in refusal(tmp_path, content)
+
+
+def test_unknown_versions_of_streams_are_told(tmp_path):
+    assert "of a version of torch.save that is unknown" in refusal(
+        tmp_path, STREAM.replace(pickle.dumps(1001, 2), pickle.dumps(1002, 2))
+    )
+
+
+def test_storages_that_no_tensor_has_are_an_error(tmp_path):
+    keys = pickle.dumps(["0"], 2)
+    content = b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {}, {})) + keys
+    assert "the storages it lists are not those of the tensors" in refusal(tmp_path, content)
+
+
+def test_storages_of_another_count_are_an_error(tmp_path):
+    place = STREAM.rindex((3).to_bytes(8, "little"))
+    assert "has 4 elements instead of 3" in refusal(tmp_path, STREAM[:place] + b"\4" + STREAM[place + 1 :])
 
 
 def test_bytes_after_a_stream_are_an_error(tmp_path):

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from align_jax.conversion.readers import SourceError, TensorInfo
 from align_jax.conversion.readers.safetensors import SafetensorsFile
+from align_jax.conversion.readers.weight_file import open_weight_file
 
 TYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "I64": np.int64,
@@ -145,6 +146,15 @@ def test_a_file_that_shrinks_while_it_is_open_is_truncated(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(content({"a": entry(0, 100)}))
     with pytest.raises(SourceError, match="truncated: bytes"):
         file["a"]
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(bytes(10**6))
+    with open_weight_file(path) as file:
+        path.write_bytes(b"x")
+        with pytest.raises(SourceError, match="became shorter"):
+            file.read(0, 10**6)
 
 
 def read_all(value: bytes) -> dict[str, np.ndarray] | None:

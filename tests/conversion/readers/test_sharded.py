@@ -99,6 +99,13 @@ def test_linked_shards_are_followed(tmp_path):
     assert set(ShardedTensors(index, SafetensorsFile)) == {"a", "b", "c"}
 
 
+def test_an_index_of_any_length_is_not_read(tmp_path):
+    index = write(tmp_path)
+    with index.open("r+b") as file:
+        file.truncate(100_000_001)
+    assert "has 100000001 bytes, too many for an index" in refusal(index)
+
+
 INDEXES = {
     "is empty": b"",
     "not the JSON expected": b"{",
