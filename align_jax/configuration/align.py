@@ -37,6 +37,10 @@ class AlignConfig(JsonConfig):
 
     def __post_init__(self) -> None:
         self._check_limits()
+        self._require(
+            type(self.vision_config) is AlignVisionConfig,
+            f"vision_config is an {type(self.vision_config).__name__}; an image tower's is an AlignVisionConfig",
+        )
         width = self.vision_config.feature_size
         self._require(
             self.image_projection or width == self.projection_dim,

@@ -20,7 +20,7 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors.numpy import save_file
 
 from align_jax.checkpoints import Checkpoints, restore_variables, save_variables
-from align_jax.configuration import AlignConfig
+from align_jax.configuration import AlignConfig, EfficientNetConfig
 from align_jax.conversion.architectures import Architecture, architecture_of
 from align_jax.conversion.readers.tensorflow import TensorflowCheckpoint
 from align_jax.conversion.rules import RuleTable, check_variables, from_flax, to_flax
@@ -218,11 +218,7 @@ def write_hf(
         ConfigurationError: if the class of `transformers` cannot hold the model.
         ConversionError: if the variables are not those of the configuration.
     """
-    if isinstance(config, AlignConfig) and config.image_projection:
-        raise ConfigurationError(
-            "transformers' AlignModel has no image projection and would compute other embeddings from these weights; "
-            f"keep our own form, or train with projection_dim {config.vision_config.feature_size}"
-        )
+    _require_in_transformers(config)
     architecture = architecture_of(config.model_type)
     target = architecture.abstract_variables(config)
     tensors = from_flax(variables, architecture.table, target, casting="keep")
@@ -242,7 +238,21 @@ def write_hf(
         index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
         _write_json(folder / "model.safetensors.index.json", index)
     described = {"architectures": [architecture.reference], "dtype": _main_type(tensors)}
-    _write_json(folder / "config.json", config.to_dict() | described)
+    _write_json(folder / "config.json", described | config.to_dict())
+
+
+def _require_in_transformers(config: JsonConfig) -> None:
+    """Refuses what the classes of `transformers` would load, and compute without."""
+    if isinstance(config, AlignConfig) and config.image_projection:
+        raise ConfigurationError(
+            "transformers' AlignModel has no image projection and would compute other embeddings from these weights; "
+            f"keep our own form, or train with projection_dim {config.vision_config.feature_size}"
+        )
+    if isinstance(config, EfficientNetConfig) and config.own_fields:
+        raise ConfigurationError(
+            f"transformers' EfficientNet does not know {', '.join(config.own_fields)} and would compute another "
+            "network; keep our own form"
+        )
 
 
 def _main_type(tensors: Mapping[str, np.ndarray]) -> str:

@@ -76,7 +76,9 @@ class AlignModel(PretrainedModel[AlignConfig, Align]):
         )  # fmt: skip
         if return_loss:
             check_pairs(images, texts)
-        wanted = Wanted(bool(return_loss), True, bool(output_hidden_states), bool(output_attentions))
+        wanted = Wanted(
+            loss=bool(return_loss), hidden_states=bool(output_hidden_states), attentions=bool(output_attentions)
+        )
         output = forward.run_align(self.module, self.variables, images, texts, wanted)
         output = like_the_inputs(output, input_ids, inputs_embeds, pixel_values)
         return output.to_tuple() if return_dict is False else output
@@ -160,7 +162,11 @@ class AlignTextModel(PretrainedModel[AlignTextConfig, Bert]):
             self.config, input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids,
             position_ids=position_ids, head_mask=head_mask, inputs_embeds=inputs_embeds,
         )  # fmt: skip
-        wanted = Wanted(False, self.add_pooling_layer, bool(output_hidden_states), bool(output_attentions))
+        wanted = Wanted(
+            pooler=self.add_pooling_layer,
+            hidden_states=bool(output_hidden_states),
+            attentions=bool(output_attentions),
+        )
         output = forward.run_text_tower(self.module, self.variables, texts, wanted)
         output = like_the_inputs(output, input_ids, inputs_embeds)
         if return_dict is not False:

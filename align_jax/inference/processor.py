@@ -4,18 +4,38 @@ import logging
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 # `transformers` says on import that it found no torch. That is as it should be here: its processors need none.
 logging.getLogger("transformers").addFilter(lambda record: "PyTorch was not found" not in record.getMessage())
 
 import transformers  # noqa: E402  (after the filter)
-from transformers.models.efficientnet.image_processing_pil_efficientnet import (  # noqa: E402
-    EfficientNetImageProcessorPil,
-)
+from transformers.models.efficientnet import image_processing_pil_efficientnet as pillow_backend  # noqa: E402
 
 from align_jax.conversion.hub import is_model_id  # noqa: E402
+from align_jax.data.images import resize_bilinear_float  # noqa: E402
+from align_jax.data.preprocessing import ResizeMode  # noqa: E402
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 _SETTINGS_FILES = ("processor_config.json", "preprocessor_config.json")
+
+
+class EfficientNetImageProcessorPil(pillow_backend.EfficientNetImageProcessorPil):
+    """That of `transformers`, whose class it names when it is saved, with the resize that the model's folder asks for.
+
+    `resize_mode` "hf" is its own; "tf" is what a model saw in training, see `align_jax.data.preprocessing`.
+    """
+
+    resize_mode: ResizeMode = "hf"
+
+    def resize(
+        self, image: np.ndarray, size: Any, resample: Any = None, reducing_gap: int | None = None, **kwargs: Any
+    ) -> np.ndarray:
+        """Resizes pixels [3 H W]."""
+        if self.resize_mode == "hf":
+            return super().resize(image, size, resample, reducing_gap, **kwargs)
+        resized = resize_bilinear_float(np.moveaxis(image, 0, -1), size.height, size.width)
+        return np.moveaxis(resized, -1, 0)
 
 
 class AlignProcessor(transformers.AlignProcessor):
@@ -43,8 +63,7 @@ class AlignProcessor(transformers.AlignProcessor):
 
         Args:
             source: holds `vocab.txt` or `tokenizer.json`, and `preprocessor_config.json` or `processor_config.json`;
-                in a folder without either of the latter two, the released settings count. `resize_mode` is not for
-                this class: it resizes as `transformers` does in any case.
+                in a folder without either of the latter two, the released settings count.
             options: of `from_pretrained` in `transformers`, such as `revision`.
 
         Raises:

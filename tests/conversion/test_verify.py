@@ -78,6 +78,17 @@ def test_features_too_small_to_square_in_float32_agree() -> None:
     assert differences[0].relative <= TOLERANCE, format_table(differences)
 
 
+def test_logits_are_measured_against_what_their_temperature_allows() -> None:
+    """The embeddings of untrained towers are nearly orthogonal, and their float32 cosines have no relative precision."""
+    config = MODELS["align"]
+    tensors = tensors_for(config)
+    differences = compare_layers(config, tensors, variables_of(config, tensors))
+    scales = {row.layer: row.scale for row in differences}
+    assert scales["logits"] == pytest.approx(1.0 / float(tensors["temperature"]))
+    variables = variables_of(config, tensors | {"temperature": tensors["temperature"] * np.float32(1.001)})
+    assert compare_layers(config, tensors, variables)[0].layer == "temperature"
+
+
 ALTERED = {
     "image stem": "params/image/stem/conv/kernel",
     "image block 2": "batch_stats/image/blocks_2/depthwise_norm/var",

@@ -2,13 +2,15 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
-from align_jax import AlignModel
-from align_jax.inference.model_inputs import read_images
+from align_jax import AlignModel, AlignVisionConfig
+from align_jax.inference.model_inputs import InputError, read_images
+from align_jax.models.efficientnet import EfficientNet
 from tests.inference.tiny_align import CONFIG, assert_same, images, reference_variables, texts
 
 
@@ -95,3 +97,35 @@ def test_what_does_not_fit_is_named(model: AlignModel, changes: dict[str, Any], 
     with pytest.raises(ValueError, match=message) as caught:
         model(**(inputs | changes))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"strides": (2, 2, 2)},
+        {"strides": (2, 1, 2), "depthwise_padding": (0,), "kernel_sizes": (5, 3, 7)},
+        {"strides": (1, 2, 2), "depthwise_padding": (1, 2), "kernel_sizes": (3, 5, 5)},
+    ],
+)
+def test_images_are_refused_when_nothing_would_be_left_of_them(changes: dict[str, Any]) -> None:
+    config = AlignVisionConfig.tiny(**changes)
+
+    def computed(side_px: int) -> bool:
+        images = jax.ShapeDtypeStruct((1, side_px, side_px, 3), jnp.float32)
+        try:
+            output, _ = jax.eval_shape(EfficientNet(config).init_with_output, jax.random.key(0), images)
+        except ValueError:  # a kernel that is larger than what it reads
+            return False
+        return min(output.last_hidden_state.shape) > 0
+
+    def accepted(side_px: int) -> bool:
+        try:
+            read_images(np.zeros((1, 3, side_px, side_px), np.float32), config)
+        except InputError:
+            return False
+        return True
+
+    sides_px = (1, 2, 3, 4, 7, 8, 15, 16)
+    assert {accepted(side_px) for side_px in sides_px} == {False, True}
+    assert [accepted(side_px) for side_px in sides_px] == [computed(side_px) for side_px in sides_px]

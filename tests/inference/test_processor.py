@@ -14,6 +14,7 @@ from PIL import Image
 from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
 
 from align_jax import AlignModel, AlignProcessor
+from align_jax.data.preprocessing import Preprocessing, ResizeMode
 from align_jax.data.text import Tokenizer, train_vocabulary
 from align_jax.inference.processor import released_image_processor
 from tests.inference.tiny_align import CONFIG, write_processor
@@ -118,6 +119,21 @@ def test_vocabularies_trained_here_give_the_tokens_of_training(tmp_path: Path) -
     input_ids, attention_mask = Tokenizer(tmp_path).encode(texts, 64)
     np.testing.assert_array_equal(inputs["input_ids"], input_ids)
     np.testing.assert_array_equal(inputs["attention_mask"], attention_mask)
+
+
+@pytest.mark.parametrize("mode", ["hf", "tf"])
+def test_resize_is_the_one_that_the_folder_asks_for(released: Path, tmp_path: Path, mode: ResizeMode) -> None:
+    preprocessing = Preprocessing(mode, resize_px=36, crop_px=32)
+    preprocessing.to_folder(tmp_path)
+    (tmp_path / "vocab.txt").write_bytes((released / "vocab.txt").read_bytes())
+    processor = AlignProcessor.from_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path / "saved")
+    expected = preprocessing(picture()).transpose(2, 0, 1)[None]
+    for one in (processor, AlignProcessor.from_pretrained(tmp_path / "saved")):
+        pixels = one(images=picture(), return_tensors="np")["pixel_values"]
+        np.testing.assert_array_equal(pixels, expected)
+    other = Preprocessing("tf" if mode == "hf" else "hf", resize_px=36, crop_px=32)
+    assert np.abs(other(picture()).transpose(2, 0, 1)[None] - expected).max() > 0.1
 
 
 def test_missing_folders_and_tokenizers_are_named(tmp_path: Path) -> None:
