@@ -193,7 +193,7 @@ def read_model(
             {name: tree[part] for name, tree in variables.items() if part in tree},
             opened.folder,
         )
-    if model_type is not None and architecture_of(model_type).table is not opened.architecture.table:
+    if model_type is not None and not isinstance(config, architecture_of(model_type).config):
         raise ConfigurationError(f"{source} holds a model of type {found!r}, not {model_type!r}")
     return Model(config, opened.read(param_dtype), opened.folder)
 

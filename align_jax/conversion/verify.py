@@ -66,10 +66,11 @@ def compare_layers(
         VerificationError: without torch, where `transformers` has no such model, or if the model there does not take
             exactly these tensors.
     """
+    model, layers = _model(config)
     inputs = fixed_inputs(config) if inputs is None else inputs
     # The reference is gone before our model starts: only one of them at a time holds its weights and maps.
     theirs = run_reference(config, reference, inputs)
-    ours = _run(config, variables, inputs)
+    ours = _run(model, layers, variables, inputs)
     differences = [_difference(order, layer, ours, theirs) for order, layer in enumerate(theirs)]
     return sorted(differences, key=lambda difference: difference.relative, reverse=True)
 
@@ -80,7 +81,7 @@ def format_table(differences: Sequence[LayerDifference], limit: int | None = 20)
     If not, it names the first layer of the computation that is above, which is where to look for the reason.
     """
     shown = differences[:limit]
-    width = max(len("layer"), *(len(row.layer) for row in shown))
+    width = max(map(len, ["layer", *(row.layer for row in shown)]))
     lines = [f"{'layer':{width}}  {'relative':>9}  {'absolute':>9}  {'scale':>9}"]
     lines += [f"{row.layer:{width}}  {row.relative:9.2e}  {row.absolute:9.2e}  {row.scale:9.2e}" for row in shown]
     if len(shown) < len(differences):
@@ -127,17 +128,11 @@ def _texts(config: AlignTextConfig) -> dict[str, Int[np.ndarray, "3 T"]]:
     }
 
 
-def _run(config: JsonConfig, variables: Mapping[str, Any], inputs: Inputs) -> dict[str, np.ndarray]:
-    """Our layers, under the names that `run_reference` gives them."""
-    module, layers = _module(config)
-    arrays = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), dict(variables))
-    with jax.default_device(jax.devices("cpu")[0]), jax.default_matmul_precision("float32"):
-        outputs = jax.jit(nn.apply(layers, module))(arrays, inputs.images, inputs.texts)
-    return jax.tree.map(np.asarray, outputs)
+Layers = dict[str, jax.Array]
 
 
-def _module(config: JsonConfig) -> tuple[nn.Module, Callable[..., dict[str, jax.Array]]]:
-    """A model, and what gives its layers when it is called with the model, images and texts."""
+def _model(config: JsonConfig) -> tuple[nn.Module, Callable[..., Layers]]:
+    """Our model, and what gives its layers, under the names of `run_reference`, for a model, images and texts."""
     if isinstance(config, AlignConfig):
         return Align(config), _align_layers
     if isinstance(config, AlignTextConfig):
@@ -149,7 +144,16 @@ def _module(config: JsonConfig) -> tuple[nn.Module, Callable[..., dict[str, jax.
     raise VerificationError(f"a model of type {config.model_type!r} cannot be verified; ALIGN and its towers can")
 
 
-def _align_layers(model: Align, images: jax.Array, texts: dict[str, Any]) -> dict[str, jax.Array]:
+def _run(
+    model: nn.Module, layers: Callable[..., Layers], variables: Mapping[str, Any], inputs: Inputs
+) -> dict[str, np.ndarray]:
+    arrays = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), dict(variables))
+    with jax.default_device(jax.devices("cpu")[0]), jax.default_matmul_precision("float32"):
+        outputs = jax.jit(nn.apply(layers, model))(arrays, inputs.images, inputs.texts)
+    return jax.tree.map(np.asarray, outputs)
+
+
+def _align_layers(model: Align, images: jax.Array, texts: dict[str, Any]) -> Layers:
     image, image_features = model.encode_image(images)
     text, text_features = model.encode_text(**texts)
     layers = _image_layers(image_features) | _text_layers(text_features)
@@ -158,12 +162,12 @@ def _align_layers(model: Align, images: jax.Array, texts: dict[str, Any]) -> dic
     return layers | {"image embedding": image, "text embedding": text, "logits": image @ text.T / model.temperature}
 
 
-def _efficientnet_layers(features: ImageFeatures) -> dict[str, jax.Array]:
+def _efficientnet_layers(features: ImageFeatures) -> Layers:
     layers = _image_layers(features) | {"image top": features.last_hidden_state}
     return layers if features.logits is None else layers | {"class logits": features.logits}
 
 
-def _image_layers(features: ImageFeatures) -> dict[str, jax.Array]:
+def _image_layers(features: ImageFeatures) -> Layers:
     stem, *blocks = features.hidden_states
     return {
         "image stem": stem,
@@ -172,7 +176,7 @@ def _image_layers(features: ImageFeatures) -> dict[str, jax.Array]:
     }
 
 
-def _text_layers(features: TextFeatures) -> dict[str, jax.Array]:
+def _text_layers(features: TextFeatures) -> Layers:
     embeddings, *states = features.hidden_states
     layers = {"text embeddings": embeddings}
     for index, (state, attention) in enumerate(zip(states, features.attentions, strict=True)):

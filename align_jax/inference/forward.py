@@ -18,7 +18,7 @@ from align_jax.inference.outputs import (
     BaseModelOutputWithPoolingAndNoAttention,
 )
 from align_jax.losses import contrastive_loss
-from align_jax.models.align import Align
+from align_jax.models.align import Align, unit_length
 from align_jax.models.bert import Bert, TextFeatures
 from align_jax.models.efficientnet import EfficientNet, ImageFeatures
 
@@ -47,7 +47,7 @@ def run_align(
 
     with _full_precision():
         image, image_features, text, text_features, temperature = nn.apply(towers, module)(variables)
-        image, text = _unit_length(image), _unit_length(text)
+        image, text = unit_length(image), unit_length(text)
         logits_per_text = text @ image.T / temperature
         loss = contrastive_loss(image, text, temperature).loss / 2 if wanted.loss else None
     return AlignOutput(
@@ -110,11 +110,6 @@ def _image_output(features: ImageFeatures, wanted: Wanted) -> BaseModelOutputWit
         pooler_output=features.pooled,
         hidden_states=tuple(map(_channels_first, features.hidden_states)) if wanted.hidden_states else None,
     )
-
-
-def _unit_length(vectors: Float[Array, "B D"]) -> Float[Array, "B D"]:
-    """Divided by the plain norm: weights that were never trained can give features of 1e-8, and zero gives NaN."""
-    return vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 def _channels_last(images: Float[Array, "B C H W"]) -> Float[Array, "B H W C"]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from align_jax.configuration import AlignTextConfig, BertConfig
-from align_jax.conversion.model_folder import open_model, read_model, write_hf
+from align_jax.conversion.model_folder import read_model, write_hf
 from align_jax.inference.initialization import random_variables
 from align_jax.inference.model_inputs import InputError
 from align_jax.json_config import JsonConfig
@@ -77,10 +77,8 @@ class PretrainedModel(Generic[Config, Module]):
             ValueError: if it is of another kind, damaged or incomplete.
         """
         del device_map
-        # Towers are also published on their own, under types of their own.
-        own = isinstance(open_model(source, revision=revision).config, cls.config_class)
-        wanted = None if own else cls.config_class.model_type
-        found = read_model(source, model_type=wanted, param_dtype=_number_type(dtype), revision=revision)
+        model_type = cls.config_class.model_type
+        found = read_model(source, model_type=model_type, param_dtype=_number_type(dtype), revision=revision)
         return cls(_as_tower(found.config), dtype=dtype, variables=found.variables, **options)
 
     def save_pretrained(self, folder: str | Path) -> None:

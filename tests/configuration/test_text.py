@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import transformers
 
-from align_jax.configuration import AlignConfig, AlignTextConfig, ConfigurationError
-from align_jax.configuration.text import BertConfig
+from align_jax.configuration import AlignConfig, AlignTextConfig, BertConfig, ConfigurationError
 
 # Fields of published configurations of BERT, old and new, that change nothing in the tower.
 PUBLISHED_FIELDS = {

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import transformers
 
-from align_jax.configuration import AlignTextConfig
-from align_jax.configuration.text import BertConfig
+from align_jax.configuration import AlignTextConfig, BertConfig
 from align_jax.conversion import align, bert
 from align_jax.conversion.rules import ConversionError, from_flax, ignored_reason, to_flax
 

@@ -1,9 +1,10 @@
 """The comparison with `transformers` covers every layer, finds what is altered, and refuses what it cannot compare."""
 
+import dataclasses
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +80,7 @@ def test_features_too_small_to_square_in_float32_agree() -> None:
 
 
 def test_logits_are_measured_against_what_their_temperature_allows() -> None:
-    """The embeddings of untrained towers are nearly orthogonal, and their float32 cosines have no relative precision."""
+    """Embeddings of untrained towers are nearly orthogonal, and their float32 cosines have no relative precision."""
     config = MODELS["align"]
     tensors = tensors_for(config)
     differences = compare_layers(config, tensors, variables_of(config, tensors))
@@ -167,9 +168,15 @@ def test_tensors_are_read_once_under_any_name_that_files_have() -> None:
     assert len(file.read) == len(tensors)
 
 
+@dataclasses.dataclass(frozen=True)
+class OtherConfig(JsonConfig):
+    model_type: ClassVar[str] = "vit"
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        (OtherConfig(), "a model of type 'vit' cannot"),
         (AlignTextConfig.tiny(position_embedding_type="relative_key"), "position_embedding_type 'relative_key' cannot"),
         (
             AlignConfig.tiny(text_config=AlignTextConfig.tiny(position_embedding_type="relative_key_query")),
