@@ -11,6 +11,7 @@ from typing import Any, Generic, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import (
     Checkpointer,
@@ -30,7 +31,7 @@ State = TypeVar("State")
 _AT_ONCE_BYTES = 1e8  # of copies in memory while a model folder is written or read, or the largest array
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ValueError):
     """A checkpoint cannot be restored, or belongs to another experiment."""
 
 
@@ -108,9 +109,12 @@ class Checkpoints:
         if step is None:
             raise CheckpointError(f"{self._manager.directory} holds no finished checkpoint; train for some steps first")
         folder = self._manager.directory / str(step) / "state"
-        averaged = bool(_metadata(folder).get("ema_params"))
-        params = "ema_params" if averaged else "params"
-        state = _restore(folder, (params, "batch_stats"))
+        try:
+            params = "ema_params" if _metadata(folder).get("ema_params") else "params"
+            state = _restore(folder, (params, "batch_stats"))
+        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(f"checkpoint {folder.parent} is damaged ({reason}); delete it") from error
         return {"params": state[params], "batch_stats": state["batch_stats"]}
 
     def wait(self) -> None:
@@ -134,6 +138,7 @@ def save_variables(folder: Path, variables: dict[str, Any]) -> None:
     handler = PyTreeCheckpointHandler(save_concurrent_gb=limit_gb, save_device_host_concurrent_gb=limit_gb)
     # Orbax copies NumPy arrays before it starts, and JAX arrays as it goes.
     arrays = jax.tree.map(jnp.asarray, variables)
+    logging.set_verbosity(logging.FATAL)  # what goes wrong is raised; Orbax's threads print it as well
     with Checkpointer(handler) as checkpointer:
         checkpointer.save(folder.absolute(), args=args.PyTreeSave(arrays))
     write_manifest(folder)
@@ -169,7 +174,8 @@ def _restore(folder: Any, names: tuple[str, ...]) -> dict[str, Any]:
 
 def _limit_gb(tree: Any) -> Any:  # a fraction, which Orbax takes and does not declare
     """How much Orbax may copy at once; it waits forever for room for an array that is larger than that."""
-    return max(_AT_ONCE_BYTES, *(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))) / 1e9
+    sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)]
+    return max([_AT_ONCE_BYTES, *sizes]) / 1e9
 
 
 def _differences(saved: Any, wanted: Any) -> list[str]:

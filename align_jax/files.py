@@ -1,5 +1,6 @@
 """Files that are whole at every moment, and folders that are as they were written."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -9,8 +10,6 @@ from pathlib import Path
 
 MANIFEST = "SHA256SUMS"
 """The checksums of a folder's files, as `sha256sum --check` reads them too."""
-
-_FULL_BYTES = 1_000_000  # writers take blocks, and leave the last ones free
 
 
 class ManifestError(ValueError):
@@ -78,54 +77,61 @@ def _digest(path: Path) -> str:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, size_bytes: int = 0) -> Iterator[Path]:
     """Makes a folder that appears under its name only when everything in it is written.
+
+    Args:
+        path: the folder; an empty one may be there.
+        size_bytes: about what will be written.
 
     Yields:
         A hidden folder beside it, which is renamed at the end of the block, and deleted if the block fails.
 
     Raises:
-        ValueError: if there is something of that name already.
-        NotADirectoryError: if the place for it is a file.
+        ValueError: if there is something of that name already, or no folder can be made there.
+        DiskFullError: if the disk has less room, or is full before the end.
     """
     path = path.absolute()
-    if path.is_dir() and not any(path.iterdir()):
-        path.rmdir()
-    if path.exists():
+    if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
         raise ValueError(f"{path} exists already; give another name, or remove it first")
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    temporary.mkdir()
     try:
+        temporary.mkdir(parents=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise ValueError(f"{path} cannot be made: {error.strerror}; give another place") from error
+    try:
+        _require_room(path.parent, size_bytes)
         yield temporary
         _flush_to_disk(*temporary.rglob("*"), temporary)
+        if path.is_dir():
+            path.rmdir()
         temporary.rename(path)
         _flush_to_disk(path.parent)
+    except Exception as error:
+        if not _is_disk_full(error):
+            raise
+        raise DiskFullError(f"the disk of {path.parent} is full; make room, or write elsewhere") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-@contextmanager
-def room_for(folder: Path, size_bytes: int) -> Iterator[None]:
-    """Says in one line that the disk is full, before the block if that can be foreseen and after it if not.
-
-    Every library that writes has an error of its own for it.
-
-    Raises:
-        DiskFullError: if the disk has less room than `size_bytes`, or the block fails and hardly any is left.
-    """
+def _require_room(folder: Path, size_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < size_bytes:
         raise DiskFullError(
-            f"the disk of {folder.parent} has {free / 1e6:,.1f} MB left and {size_bytes / 1e6:,.1f} MB are needed; "
+            f"the disk of {folder} has {free / 1e6:,.1f} MB left and {size_bytes / 1e6:,.1f} MB are needed; "
             "make room, or write elsewhere"
         )
-    try:
-        yield
-    except Exception as error:
-        if shutil.disk_usage(folder).free > _FULL_BYTES:
-            raise
-        raise DiskFullError(f"the disk of {folder.parent} is full; make room, or write elsewhere") from error
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, says so; libraries have errors of their own, with the system's words."""
+    words = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+    while error is not None and not isinstance(error, DiskFullError):
+        if any(text in str(error) for text in words):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _flush_to_disk(*paths: Path) -> None:

@@ -56,7 +56,7 @@ class Limit(NamedTuple):
     words: str  # completes "must be …"
 
 
-POSITIVE = Limit(lambda value: 0 < value < math.inf, "positive and finite")
+POSITIVE = Limit(lambda value: 0 < value < 2**31, "positive and less than 2**31")
 NOT_NEGATIVE = Limit(lambda value: 0 <= value < math.inf, "finite and not negative")
 RATE = Limit(lambda value: 0 <= value <= 1, "between 0 and 1")
 STRIDE = Limit(lambda value: value in (1, 2), "1 or 2")

@@ -28,10 +28,13 @@ def test_folder_appears_with_everything_in_it(tmp_path):
 
 
 def test_failed_folder_leaves_nothing(tmp_path):
-    path = tmp_path / "model"
-    with pytest.raises(RuntimeError, match="half way"), new_folder(path) as folder:
-        (folder / "config.json").write_text("{}")
-        raise RuntimeError("half way")
+    def fail() -> None:
+        with new_folder(tmp_path / "model") as folder:
+            (folder / "config.json").write_text("{}")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        fail()
     assert not list(tmp_path.iterdir())
 
 

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, FileNotFoundError, NotADirectoryError, ModuleNotFoundError) as error:
+    except (ValueError, FileNotFoundError, NotADirectoryError, PermissionError, ModuleNotFoundError) as error:
         print(f"align-jax {command}: {_one_line(error)}", file=sys.stderr)
         return 2
     except (RuntimeError, OSError) as error:

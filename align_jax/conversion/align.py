@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from align_jax.configuration import AlignConfig
 from align_jax.conversion import bert, efficientnet
@@ -30,7 +31,7 @@ TABLE = RuleTable(
 )
 
 
-def abstract_variables(config: AlignConfig, param_dtype: jnp.dtype = jnp.float32) -> dict[str, Any]:
+def abstract_variables(config: AlignConfig, param_dtype: DTypeLike = jnp.float32) -> dict[str, Any]:
     """Shapes and types of the model's variables."""
     vision = config.vision_config
     images = jax.ShapeDtypeStruct((1, vision.image_size, vision.image_size, vision.num_channels), jnp.uint8)

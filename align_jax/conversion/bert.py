@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from align_jax.configuration import AlignTextConfig
 from align_jax.conversion.rules import Ignored, Rule, RuleTable
@@ -81,7 +82,7 @@ BERT_TABLE = TABLE._replace(
 )  # fmt: skip
 
 
-def abstract_variables(config: AlignTextConfig, param_dtype: jnp.dtype = jnp.float32) -> dict[str, Any]:
+def abstract_variables(config: AlignTextConfig, param_dtype: DTypeLike = jnp.float32) -> dict[str, Any]:
     """Shapes and types of the tower's variables."""
     input_ids = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     return jax.eval_shape(Bert(config, param_dtype=param_dtype).init, jax.random.key(0), input_ids)

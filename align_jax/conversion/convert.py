@@ -8,13 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from align_jax.conversion.model_folder import EachTensor, OpenModel, open_model, write_flax, write_hf
+from align_jax.conversion.model_folder import (
+    EachTensor,
+    OpenModel,
+    open_model,
+    require_in_transformers,
+    write_flax,
+    write_hf,
+)
 from align_jax.conversion.readers.tensorflow import TensorflowCheckpoint
 from align_jax.conversion.report import ConversionReport
 from align_jax.conversion.rules import from_flax
 from align_jax.conversion.verify import TOLERANCE, LayerDifference, compare_layers, format_table
 from align_jax.data.preprocessing import PREPROCESSOR_FILE, Preprocessing
-from align_jax.files import new_folder, room_for
+from align_jax.files import new_folder
+from align_jax.json_config import ConfigurationError
 from align_jax.progress import progress
 
 Form = Literal["flax", "hf"]
@@ -57,13 +65,17 @@ def convert(
     """
     console = console or Console()
     opened = open_model(source, revision=revision)
+    if output.resolve().is_relative_to(opened.folder.resolve()):
+        raise ValueError(f"{output} lies inside the source; give a folder outside of {opened.folder}")
+    if to == "hf":
+        require_in_transformers(opened.config)
+    preprocessing = _preprocessing(opened)
     target = opened.architecture.abstract_variables(opened.config, param_dtype)
     report = ConversionReport(str(source), opened.form, str(output), to, opened.config.model_type, opened.table, target)
-    with new_folder(output) as folder:
-        with room_for(folder, opened.size_bytes(param_dtype)):
-            variables = _convert_weights(opened, folder, to, param_dtype, report, console)
-            _copy_companions(opened, folder, report)
-            report.write(folder)
+    with new_folder(output, opened.size_bytes(param_dtype)) as folder:
+        variables = _convert_weights(opened, folder, to, param_dtype, report, console)
+        _copy_companions(opened, folder, preprocessing, report)
+        report.write(folder)
         if verify:
             with console.status("comparing every layer with torch"):
                 differences = _verify(opened, folder, variables, param_dtype, report)
@@ -77,7 +89,7 @@ def _convert_weights(
     opened: OpenModel, folder: Path, to: Form, param_dtype: Any, report: ConversionReport, console: Console
 ) -> dict[str, Any]:
     """Writes configuration and weights, and returns the variables."""
-    with progress(f"converting {opened.folder.name}", opened.bytes_to_read(), console) as advance:
+    with progress(f"converting {opened.folder.name}", opened.bytes_to_read(param_dtype), console) as advance:
 
         def observe(name: str, tensor: np.ndarray) -> None:
             report.add(name, tensor)
@@ -100,21 +112,32 @@ def _convert_weights(
     return variables
 
 
-def _copy_companions(opened: OpenModel, folder: Path, report: ConversionReport) -> None:
+def _preprocessing(opened: OpenModel) -> Preprocessing | None:
+    """What the model's images go through, if it has any and its folder says."""
+    if opened.config.model_type not in _IMAGE_MODELS:
+        return None
+    try:
+        return Preprocessing.from_folder(opened.folder)
+    except FileNotFoundError:
+        # A checkpoint of the released trainer comes without the file, but its resize is known.
+        return Preprocessing("tf") if opened.form == "tensorflow" else None
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{opened.folder / PREPROCESSOR_FILE}: {error}") from None
+
+
+def _copy_companions(
+    opened: OpenModel, folder: Path, preprocessing: Preprocessing | None, report: ConversionReport
+) -> None:
     """Copies what makes the model's inputs, and notes what is not there."""
     found = [name for name in TOKENIZER_FILES if (opened.folder / name).is_file()]
     for name in found:
         shutil.copyfile(opened.folder / name, folder / name)
     if not found and opened.config.model_type in _TEXT_MODELS:
         report.absent_files.append("tokenizer files")
-    if opened.config.model_type in _IMAGE_MODELS:
-        try:
-            Preprocessing.from_folder(opened.folder).to_folder(folder)
-        except FileNotFoundError:
-            if opened.form == "tensorflow":  # which is the released trainer's, so its resize is known
-                Preprocessing("tf").to_folder(folder)
-            else:
-                report.absent_files.append(PREPROCESSOR_FILE)
+    if preprocessing is not None:
+        preprocessing.to_folder(folder)
+    elif opened.config.model_type in _IMAGE_MODELS:
+        report.absent_files.append(PREPROCESSOR_FILE)
 
 
 def _verify(

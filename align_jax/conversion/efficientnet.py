@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from align_jax.configuration import AlignVisionConfig
 from align_jax.conversion.bert import linear
@@ -117,7 +118,7 @@ EFFICIENTNET_TABLE = RuleTable(
 )
 
 
-def abstract_variables(config: AlignVisionConfig, param_dtype: jnp.dtype = jnp.float32) -> dict[str, Any]:
+def abstract_variables(config: AlignVisionConfig, param_dtype: DTypeLike = jnp.float32) -> dict[str, Any]:
     """Shapes and types of the tower's variables."""
     images = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, config.num_channels), jnp.float32)
     return jax.eval_shape(EfficientNet(config, param_dtype=param_dtype).init, jax.random.key(0), images)

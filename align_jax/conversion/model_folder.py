@@ -9,7 +9,7 @@ Whatever is read becomes our variables, so every form is checked against the mod
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,13 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from huggingface_hub import split_state_dict_into_shards_factory
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from align_jax.checkpoints import Checkpoints, restore_variables, save_variables
 from align_jax.configuration import AlignConfig, EfficientNetConfig
 from align_jax.conversion.architectures import Architecture, architecture_of
 from align_jax.conversion.readers.tensorflow import TensorflowCheckpoint
-from align_jax.conversion.rules import RuleTable, check_variables, from_flax, to_flax
+from align_jax.conversion.rules import RuleTable, check_variables, from_flax, ignored_reason, to_flax
 from align_jax.conversion.sources import Tensors, local_path, open_source
 from align_jax.conversion.tensorflow_names import infer_config, rules_for
 from align_jax.files import replace_file, replaced
@@ -32,6 +33,7 @@ from align_jax.json_config import ConfigurationError, JsonConfig
 Observe = Callable[[str, np.ndarray], None]
 """Called with the name that `transformers` gives a tensor, and the tensor, as it passes."""
 
+_INDEX = "model.safetensors.index.json"
 _TOWERS = {"align_text_model": ("text_config", "text"), "align_vision_model": ("vision_config", "image")}
 
 
@@ -87,11 +89,12 @@ class OpenModel:
             return rules_for(self.tensors, self.tensors.paths)
         return self.architecture.table
 
-    def bytes_to_read(self) -> int:
-        """The size of the weights as they are."""
+    def bytes_to_read(self, param_dtype: Any) -> int:
+        """The size of the weights as they are, without what is ignored."""
         if self.tensors is None:
-            return self.size_bytes(jnp.float32)
-        return sum(self.tensors.info(name).size_bytes for name in self.tensors)
+            return self.size_bytes(param_dtype)
+        kept = (name for name in self.tensors if ignored_reason(self.table, name) is None)
+        return sum(self.tensors.info(name).size_bytes for name in kept)
 
     def size_bytes(self, param_dtype: Any) -> int:
         """The size of the variables."""
@@ -153,7 +156,7 @@ def read_config(folder: Path) -> JsonConfig:
         raise FileNotFoundError(f"{path} does not exist; put the model's configuration beside its weights")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
         raise ConfigurationError(f'{path} names no "model_type"; it is not the configuration of a model')
@@ -193,7 +196,9 @@ def read_model(
             {name: tree[part] for name, tree in variables.items() if part in tree},
             opened.folder,
         )
-    if model_type is not None and not isinstance(config, architecture_of(model_type).config):
+    # BERT is the text tower's network, whatever its file calls it; a subclass for images is another network.
+    allowed = {model_type, "bert"} if model_type == "align_text_model" else {model_type}
+    if model_type is not None and found not in allowed:
         raise ConfigurationError(f"{source} holds a model of type {found!r}, not {model_type!r}")
     return Model(config, opened.read(param_dtype), opened.folder)
 
@@ -218,7 +223,7 @@ def write_hf(
         ConfigurationError: if the class of `transformers` cannot hold the model.
         ConversionError: if the variables are not those of the configuration.
     """
-    _require_in_transformers(config)
+    require_in_transformers(config)
     architecture = architecture_of(config.model_type)
     target = architecture.abstract_variables(config)
     tensors = from_flax(variables, architecture.table, target, casting="keep")
@@ -233,16 +238,24 @@ def write_hf(
     )
     for file_name, names in shards.filename_to_tensors.items():
         with replaced(folder / file_name) as temporary:
-            save_file({name: tensors[name] for name in names}, temporary, metadata={"format": "pt"})
+            try:
+                save_file({name: tensors[name] for name in names}, temporary, metadata={"format": "pt"})
+            except SafetensorError as error:  # which is no OSError, and hides one
+                raise OSError(f"{folder / file_name} cannot be written: {error}") from error
     if shards.is_sharded:
         index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
-        _write_json(folder / "model.safetensors.index.json", index)
+        _write_json(folder / _INDEX, index)
+    _remove_weights(folder, keep={*shards.filename_to_tensors, *([_INDEX] if shards.is_sharded else [])})
     described = {"architectures": [architecture.reference], "dtype": _main_type(tensors)}
     _write_json(folder / "config.json", described | config.to_dict())
 
 
-def _require_in_transformers(config: JsonConfig) -> None:
-    """Refuses what the classes of `transformers` would load, and compute without."""
+def require_in_transformers(config: JsonConfig) -> None:
+    """Refuses what the classes of `transformers` would load, and compute without.
+
+    Raises:
+        ConfigurationError: if there is such a thing.
+    """
     if isinstance(config, AlignConfig) and config.image_projection:
         raise ConfigurationError(
             "transformers' AlignModel has no image projection and would compute other embeddings from these weights; "
@@ -253,6 +266,14 @@ def _require_in_transformers(config: JsonConfig) -> None:
             f"transformers' EfficientNet does not know {', '.join(config.own_fields)} and would compute another "
             "network; keep our own form"
         )
+
+
+def _remove_weights(folder: Path, keep: Iterable[str]) -> None:
+    """Removes weights that were saved here before and would not be replaced: a reader would find them first."""
+    for pattern in ("model.safetensors", "model-*-of-*.safetensors", _INDEX):
+        for path in folder.glob(pattern):
+            if path.name not in keep:
+                path.unlink()
 
 
 def _main_type(tensors: Mapping[str, np.ndarray]) -> str:

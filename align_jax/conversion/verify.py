@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig, EfficientNetConfig
 from align_jax.conversion.reference import Inputs, VerificationError, run_reference
 from align_jax.json_config import JsonConfig
-from align_jax.models.align import Align, unit_length
+from align_jax.models.align import Align, unit_length_at_any_scale
 from align_jax.models.bert import Bert, TextFeatures
 from align_jax.models.efficientnet import EfficientNet, ImageFeatures
 
@@ -158,7 +158,7 @@ def _align_layers(model: Align, images: jax.Array, texts: dict[str, Any]) -> Lay
     text, text_features = model.encode_text(**texts)
     layers = _image_layers(image_features) | _text_layers(text_features)
     layers |= {"text projection": text, "temperature": model.temperature}
-    image, text = unit_length(image), unit_length(text)
+    image, text = unit_length_at_any_scale(image), unit_length_at_any_scale(text)
     return layers | {"image embedding": image, "text embedding": text, "logits": image @ text.T / model.temperature}
 
 

@@ -18,7 +18,7 @@ from align_jax.inference.outputs import (
     BaseModelOutputWithPoolingAndNoAttention,
 )
 from align_jax.losses import contrastive_loss
-from align_jax.models.align import Align, unit_length
+from align_jax.models.align import Align, unit_length_at_any_scale
 from align_jax.models.bert import Bert, TextFeatures
 from align_jax.models.efficientnet import EfficientNet, ImageFeatures
 
@@ -47,7 +47,7 @@ def run_align(
 
     with _full_precision():
         image, image_features, text, text_features, temperature = nn.apply(towers, module)(variables)
-        image, text = unit_length(image), unit_length(text)
+        image, text = unit_length_at_any_scale(image), unit_length_at_any_scale(text)
         logits_per_text = text @ image.T / temperature
         loss = contrastive_loss(image, text, temperature).loss / 2 if wanted.loss else None
     return AlignOutput(

@@ -86,8 +86,12 @@ class PretrainedModel(Generic[Config, Module]):
 
         Raises:
             ConfigurationError: if the classes of `transformers` cannot hold the model.
+            InputError: if the folder holds a model in our own form.
         """
         folder = Path(folder)
+        taken = [name for name in ("params", "checkpoints") if (folder / name).exists()]
+        if taken:
+            raise InputError(f"{folder} holds {taken[0]}/, which would be read instead; save to another folder")
         folder.mkdir(parents=True, exist_ok=True)
         write_hf(self.config, self.variables, folder)
 

@@ -4,8 +4,8 @@ from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt8
 
 from align_jax.configuration import AlignConfig
@@ -33,8 +33,8 @@ class Align(nn.Module):
 
     config: AlignConfig
     batch_norm_group_size: int | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Names the parameters: `image/…`, `text/…`, the projections and the temperature."""
@@ -120,12 +120,16 @@ def scale_pixels(images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]) -> F
 
 
 def unit_length(vectors: Float[Array, "B D"]) -> Float[Array, "B D"]:
-    """Divides by the Euclidean norm; zero stays zero.
+    """Divides by the Euclidean norm, with the sum of squares at least 1e-12 so that zero stays zero."""
+    square = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
+    return vectors * jnp.reciprocal(jnp.sqrt(jnp.maximum(square, 1e-12)))
 
-    `x / |x| = (x / s) / |x / s|` for any s; with the largest absolute value for it, no square vanishes or overflows.
+
+def unit_length_at_any_scale(vectors: Float[Array, "B D"]) -> Float[Array, "B D"]:
+    """Divides by the Euclidean norm, however small or large, as `transformers` does; zero stays zero.
+
+    `x / |x| = (x / s) / |x / s|` for any s. With the power of two next to the largest value for it no square
+    vanishes or overflows: features of an untrained network can be 1e-30.
     """
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(vectors), axis=-1, keepdims=True))
-    scaled = vectors / jnp.where(largest > 0, largest, 1.0).astype(vectors.dtype)
-    square = jnp.sum(jnp.square(scaled), axis=-1, keepdims=True)
-    # At least one, but for zero vectors.
-    return scaled * jnp.reciprocal(jnp.sqrt(jnp.maximum(square, 1e-12)))
+    _, exponent = jnp.frexp(jnp.max(jnp.abs(vectors), axis=-1, keepdims=True))
+    return unit_length(vectors * jnp.ldexp(jnp.ones((), vectors.dtype), -exponent))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from align_jax.configuration import AlignVisionConfig, EfficientNetConfig
@@ -55,8 +56,8 @@ class EfficientNet(nn.Module):
 
     config: AlignVisionConfig
     batch_norm_group_size: int | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"], *, train: bool = False) -> ImageFeatures:

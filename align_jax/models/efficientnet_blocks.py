@@ -9,6 +9,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from align_jax.ops.batch_norm import GroupMoments, group_moments, normalize
@@ -114,8 +115,8 @@ class PointwiseConv(nn.Module):
     """A 1 x 1 convolution without bias."""
 
     features: int
-    dtype: jnp.dtype
-    param_dtype: jnp.dtype
+    dtype: DTypeLike
+    param_dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W D"]:
@@ -129,8 +130,8 @@ class DepthwiseConv(nn.Module):
     kernel_size: int
     stride: int
     padding: Padding
-    dtype: jnp.dtype
-    param_dtype: jnp.dtype
+    dtype: DTypeLike
+    param_dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C"]:
@@ -183,7 +184,7 @@ def symmetric_padding(kernel_size: int) -> Padding:
     return (side, side)
 
 
-def _depthwise_init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+def _depthwise_init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
     """Variance scaling by the fan-out of one filter, k * k: a (k, k, 1, C) kernel would otherwise count k * k * C."""
     kernel_height, kernel_width, _, channels = shape
     transposed = conv_init(key, (kernel_height, kernel_width, channels, 1), dtype)

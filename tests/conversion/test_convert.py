@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from align_jax.cli import main
 from align_jax.configuration import AlignConfig, AlignTextConfig, EfficientNetConfig
 from align_jax.configuration.efficientnet import numbered_labels
-from align_jax.conversion.model_folder import read_model, write_flax
+from align_jax.conversion.model_folder import read_model, write_flax, write_hf
 from align_jax.data.text import train_vocabulary
 from align_jax.inference.initialization import random_variables
 from align_jax.models.align import Align
@@ -118,8 +118,6 @@ def test_every_form_of_the_weights_gives_the_same_variables(source, tmp_path):
 
 
 def test_shards_are_written_above_a_size_and_read_again(source, tmp_path):
-    from align_jax.conversion.model_folder import write_hf
-
     model = read_model(source)
     write_hf(model.config, model.variables, tmp_path, max_shard_bytes=100_000)
     assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 2
@@ -297,6 +295,30 @@ def test_bad_source_gives_one_line_and_no_output(source, tmp_path, capsys, damag
     assert not (source / "executed").exists()
 
 
+def test_output_inside_the_source_is_refused(source, tmp_path, capsys):
+    status, _, error = run(capsys, source, source / "params")
+    assert status == 2
+    assert "inside the source" in error
+    assert not (source / "params").exists()
+
+
+def test_workdir_without_a_checkpoint_is_bad_input(source, tmp_path, capsys):
+    (source / "checkpoints").mkdir()
+    status, _, error = run(capsys, source, tmp_path / "output")
+    assert status == 2
+    assert "no finished checkpoint" in error
+
+
+def test_saving_again_leaves_no_older_weights_behind(source, tmp_path):
+    model = read_model(source)
+    write_hf(model.config, model.variables, tmp_path, max_shard_bytes=100_000)
+    write_hf(model.config, model.variables, tmp_path)
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"config.json", "model.safetensors"}
+    write_hf(model.config, model.variables, tmp_path, max_shard_bytes=100_000)
+    assert not (tmp_path / "model.safetensors").exists()
+    jax.tree.map(np.testing.assert_array_equal, read_model(tmp_path).variables, model.variables)
+
+
 def test_output_that_exists_is_left_alone(source, tmp_path, capsys):
     output = tmp_path / "output"
     output.mkdir()
@@ -321,17 +343,32 @@ def test_altered_parameters_of_ours_are_refused(source, tmp_path, capsys, form):
 
 
 @pytest.mark.parametrize("form", ["flax", "hf"])
-def test_full_disk_gives_one_line_and_no_output(source, tmp_path, form):
+@pytest.mark.parametrize("size", ["100k", "296k"])  # which is seen before, and which is found out while writing
+def test_full_disk_gives_one_line_and_no_output(source, tmp_path, form, size):
     disk = tmp_path / "disk"
     disk.mkdir()
     script = (
-        'mount -t tmpfs -o size=100k tmpfs "$1" && "$2" -m align_jax convert "$3" "$1/output" --to "$4"; '
+        'mount -t tmpfs -o size=$5 tmpfs "$1" && "$2" -m align_jax convert "$3" "$1/output" --to "$4"; '
         'status=$?; ls -A "$1"; exit $status'
     )
-    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh", disk, sys.executable, source, form]
+    command = [
+        "unshare",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        disk,
+        sys.executable,
+        source,
+        form,
+        size,
+    ]
     if subprocess.run(["unshare", "--map-root-user", "--mount", "true"], check=False, capture_output=True).returncode:
         pytest.skip("this system lets no user mount a small disk")
     done = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
-    assert "disk" in done.stderr.splitlines()[-1]
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "disk" in done.stderr
     assert "output" not in done.stdout.splitlines()

@@ -72,7 +72,7 @@ def tensors_of(model: Any) -> dict[str, np.ndarray]:
 
 def variables_of(config: JsonConfig, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
     architecture = architecture_of(config.model_type)
-    return to_flax(tensors, architecture.table, architecture.abstract_variables(config))
+    return to_flax(tensors, architecture.table, architecture.abstract_variables(config), casting="floating")
 
 
 def random_images(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
@@ -102,7 +102,7 @@ def make_inputs(config: AlignConfig, lengths: tuple[int, ...], *, all_inputs: bo
 
 
 def torch_arguments(inputs: Inputs) -> dict[str, torch.Tensor]:
-    """What the model of `transformers` calls the same images and texts."""
+    """The same images and texts, under the names that they have in `transformers`."""
     assert inputs.images is not None
     texts = {name: torch.from_numpy(values) for name, values in (inputs.texts or {}).items()}
     texts = {name: values if values.is_floating_point() else values.long() for name, values in texts.items()}
@@ -117,7 +117,7 @@ def reference_gradients(model: Any, config: JsonConfig) -> dict[str, Any]:
     }
     architecture = architecture_of(config.model_type)
     target = {"params": architecture.abstract_variables(config)["params"]}
-    return to_flax(gradients, architecture.table, target)["params"]
+    return to_flax(gradients, architecture.table, target, casting="floating")["params"]
 
 
 def assert_gradients_agree(gradients: dict[str, Any], expected: dict[str, Any], tolerance: float = 1e-4) -> None:

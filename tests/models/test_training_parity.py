@@ -1,4 +1,8 @@
-"""Two training steps of random small models agree with torch: every gradient, and the running statistics."""
+"""Two training steps of random small models agree with torch: every gradient, and the running statistics.
+
+torch computes in float64. What a batch norm passes on is what is left when the mean is taken from nearly equal
+gradients: in float32, torch was found off by 2e-4 of the largest of a layer where ours was by 2e-6.
+"""
 
 from typing import Any
 
@@ -24,9 +28,10 @@ from tests.models.reference import (
 )
 
 LEARNING_RATE = 0.01
-# Of the largest of a layer's statistics: means and variances of float32 activations that agree to 1e-6 or so. After
-# the first step they come from parameters that have moved by gradients, which agree to 1e-4.
-TOLERANCES = (1e-5, 1e-5)
+# Of the largest gradient of a layer, and of its largest statistic. Activations agree to about 1e-6; gradients are sums
+# over thousands of positions that nearly cancel.
+GRADIENT_TOLERANCE = 5e-5
+STATISTICS_TOLERANCE = 1e-5
 
 # Large enough that float32 sums agree. A norm over a handful of values divides by what little they differ; at 33 px,
 # four images give it 16 values of each channel at least. In a space of one dimension all cosines are one, and the loss
@@ -50,10 +55,12 @@ def test_gradients_and_statistics_of_two_steps_agree(config: AlignConfig, seed: 
     for index, inputs in enumerate(batches):
         gradients, batch_stats = step(variables, inputs.images, inputs.texts)
         model.zero_grad()
-        model(**torch_arguments(inputs), return_loss=True).loss.backward()
-        assert_gradients_agree(gradients, reference_gradients(model, config))
+        arguments = torch_arguments(inputs)
+        arguments["pixel_values"] = arguments["pixel_values"].double()
+        model(**arguments, return_loss=True).loss.backward()
+        assert_gradients_agree(gradients, reference_gradients(model, config), GRADIENT_TOLERANCE)
         expected = biased(tensors_of(model), before, counts, config.vision_config.batch_norm_momentum ** (index + 1))
-        assert_statistics_agree(batch_stats, variables_of(config, expected)["batch_stats"], TOLERANCES[index])
+        assert_statistics_agree(batch_stats, variables_of(config, expected)["batch_stats"])
         variables = {
             "params": jax.tree.map(lambda value, slope: value - LEARNING_RATE * slope, variables["params"], gradients),
             "batch_stats": batch_stats,
@@ -78,7 +85,7 @@ def training_model(config: AlignConfig, inputs: Inputs, seed: int) -> tuple[Any,
                 counts[name] = output.numel() // output.shape[1]
 
             module.register_forward_hook(count)
-    return model, counts
+    return model.double(), counts
 
 
 def our_gradients(config: AlignConfig, variables: dict[str, Any], images: Any, texts: Any) -> tuple[Any, Any]:
@@ -105,13 +112,13 @@ def biased(
     for name, count in counts.items():
         rest = kept * before[f"{name}.running_var"]
         added = after[f"{name}.running_var"] - rest
-        tensors[f"{name}.running_var"] = (rest + added * (count - 1) / count).astype(np.float32)
+        tensors[f"{name}.running_var"] = rest + added * (count - 1) / count
     return tensors
 
 
-def assert_statistics_agree(ours: dict[str, Any], theirs: dict[str, Any], tolerance: float) -> None:
+def assert_statistics_agree(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     found = jax.tree.map(
         lambda mine, wanted: float(np.max(np.abs(mine - wanted)) / np.max(np.abs(wanted))), ours, theirs
     )
     print(found)
-    assert max(jax.tree.leaves(found)) <= tolerance, found
+    assert max(jax.tree.leaves(found)) <= STATISTICS_TOLERANCE, found
