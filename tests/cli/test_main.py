@@ -52,12 +52,26 @@ def test_wrong_input_is_one_line_and_status_two(arguments, expected, capsys):
     assert message.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [["train"], ["train", "--config", "configs/openmoji.py"]])
-def test_missing_arguments_are_named(arguments, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments)
-    assert stopped.value.code == 2
-    assert "--workdir" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        (["train"], "--workdir"),
+        (["train", "--config", "configs/openmoji.py"], "--workdir"),
+        (["convert", "x"], "OUTPUT"),
+    ],
+)
+def test_missing_arguments_are_named_in_one_line(arguments, missing, capsys):
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert missing in message
+    assert message.count("\n") == 1
+
+
+def test_top_level_script_is_the_convert_command():
+    finished = subprocess.run(
+        [sys.executable, "convert_weights.py", "--help"], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert "SOURCE OUTPUT" in finished.stdout
 
 
 def test_top_level_script_is_the_train_command():

@@ -32,7 +32,10 @@ def examples(count: int) -> hypothesis.settings:
     )
 
 
-_activations = st.sampled_from([name for name in get_args(HiddenAct) if name in ACT2FN])
+_activations = [name for name in get_args(HiddenAct) if name in ACT2FN]
+# laplace is steep and then flat: between two batch norms it multiplies rounding errors several times, so that after
+# four of them float32 torch is itself 1e-5 away from float64.
+_image_activations = [name for name in _activations if name != "laplace"]
 
 
 @st.composite
@@ -60,7 +63,7 @@ def vision_configs(
         "depthwise_padding": tuple(draw(st.sets(st.integers(0, 6)))),
         "squeeze_expansion_ratio": draw(st.sampled_from([0.01, 0.25, 0.5, 1.0])),
         "pooling_type": draw(st.sampled_from(["mean", "max"])),
-        "hidden_act": draw(_activations),
+        "hidden_act": draw(st.sampled_from(_image_activations)),
         "batch_norm_eps": draw(st.sampled_from([1e-3, 1e-5])),
         "hidden_dim": 64,
     }
@@ -82,7 +85,7 @@ def text_configs(draw: st.DrawFn, kind: type[AlignTextConfig] = AlignTextConfig,
         "num_hidden_layers": draw(st.integers(1, 3)),
         "num_attention_heads": heads,
         "intermediate_size": draw(st.integers(3, 64)),
-        "hidden_act": draw(_activations),
+        "hidden_act": draw(st.sampled_from(_activations)),
         "max_position_embeddings": draw(st.integers(1, 24)),
         "type_vocab_size": draw(st.integers(1, 4)),
         "layer_norm_eps": draw(st.sampled_from([1e-12, 1e-5])),
