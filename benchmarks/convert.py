@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-WEIGHTS_BYTES = 172_117_841 * 4
+WEIGHTS_BYTES = 172_117_841 * 4  # parameters of the released model, float32
 
 
 def main() -> None:
@@ -39,7 +39,10 @@ def main() -> None:
             runs = [_convert(root, source, form, attempt) for attempt in range(arguments.repeats)]
             seconds = sorted(run["seconds"] for run in runs)[len(runs) // 2]
             peak = max(run["peak_bytes"] for run in runs)
-            print(f"| {source} | {form} | {seconds:.1f} | {peak / 1e6:,.0f} MB | {peak / WEIGHTS_BYTES:.2f} |")
+            print(
+                f"| {source} | {form} | {seconds:.1f} | {peak / 1e6:,.0f} MB | {peak / WEIGHTS_BYTES:.2f} |", flush=True
+            )
+        _require_equal(root / "safetensors", root / "flax-hf-0")
 
 
 def _make_sources(folder: Path) -> None:
@@ -66,6 +69,17 @@ def _convert(root: Path, source: str, form: str, attempt: int) -> dict[str, floa
     if form == "flax" and not (root / "flax").exists():
         output.rename(root / "flax")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def _require_equal(source: Path, back: Path) -> None:
+    """Compares every tensor, bit for bit, one at a time."""
+    from align_jax.conversion.sources import open_source
+
+    expected, found = open_source(source).tensors, open_source(back).tensors
+    assert set(expected) == set(found)
+    assert all(expected.info(name) == found.info(name) for name in expected)
+    assert all(expected[name].tobytes() == found[name].tobytes() for name in expected)
+    print(f"\nThere and back: {len(expected)} tensors, equal bit for bit.")
 
 
 def _measure(argv: list[str]) -> dict[str, float]:

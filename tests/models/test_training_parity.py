@@ -33,19 +33,26 @@ LEARNING_RATE = 0.01
 GRADIENT_TOLERANCE = 5e-5
 STATISTICS_TOLERANCE = 1e-5
 
-# Large enough that float32 sums agree. A norm over a handful of values divides by what little they differ; at 33 px,
-# four images give it 16 values of each channel at least. In a space of one dimension all cosines are one, and the loss
-# has no slope.
-configs = align_configs(
-    st.sampled_from([0.99, 0.6]).flatmap(
-        lambda momentum: vision_configs(smallest_px=33, drop_connect_rate=0.0, batch_norm_momentum=momentum)
-    ),
-    text_configs(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, max_position_embeddings=12),
-).filter(lambda config: config.projection_dim >= 8 and sum(config.vision_config.repeats_of_stages) <= 4)
+# A norm over a handful of values divides by what little they differ, and no two sums would agree: at 33 px, four images
+# give it 16 values of each channel at least.
+_image_towers = st.sampled_from([0.99, 0.6]).flatmap(
+    lambda momentum: vision_configs(smallest_px=33, drop_connect_rate=0.0, batch_norm_momentum=momentum)
+)
+_text_towers = text_configs(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, max_position_embeddings=12)
+
+
+def _has_slopes(config: AlignConfig) -> bool:
+    """Whether gradients are more than rounding, in a model that compiles in seconds.
+
+    In a space of one dimension all cosines are one. Without a nonlinearity in between, a norm undoes what the norm
+    before it does to a channel.
+    """
+    vision = config.vision_config
+    return config.projection_dim >= 8 and vision.hidden_act != "linear" and sum(vision.repeats_of_stages) <= 4
 
 
 @examples(3)
-@given(configs, st.integers(0, 2**32 - 1))
+@given(align_configs(_image_towers, _text_towers).filter(_has_slopes), st.integers(0, 2**32 - 1))
 def test_gradients_and_statistics_of_two_steps_agree(config: AlignConfig, seed: int) -> None:
     batches = [make_inputs(config, (12, 7, 3, 5), all_inputs=True, seed=step) for step in range(2)]
     model, counts = training_model(config, batches[0], seed)
