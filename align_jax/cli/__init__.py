@@ -1,7 +1,7 @@
 """The `align-jax` command: finds the subcommand, calls it, turns errors into exit statuses.
 
 Exit status 0 is success, 2 a wrong argument or input (one line on standard error says what was wrong, the value, and
-what to do), 1 a failure. Nothing heavy is imported before the subcommand is known, so `--help` answers at once.
+what to do), 1 a failure, 143 a training that SIGTERM stopped after it had saved its state. Nothing heavy is imported before the subcommand is known, so `--help` answers at once.
 """
 
 import os
@@ -38,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"align-jax {command}: {_one_line(error)}", file=sys.stderr)
         return 2
     except (RuntimeError, OSError) as error:
+        if (status := getattr(error, "exit_status", None)) is not None:  # a planned end
+            print(f"align-jax {command}: {_one_line(error)}", file=sys.stderr)
+            return status
         print(f"align-jax {command}: {type(error).__name__}: {_one_line(error)}", file=sys.stderr)
         return 1
 

@@ -27,6 +27,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--config", metavar="FILE[:ARG,ARG=VALUE]", help="configuration file, with its arguments")
     parser.add_argument("--workdir", metavar="DIR", help="folder of the run: checkpoints, metrics, report")
     parser.add_argument("--steps", type=int, metavar="N", help="stop after N steps in all; the schedule stays as it is")
+    parser.add_argument("--profile", metavar="A:B", help="record steps A to B with the profiler, into DIR/profile")
     parser.add_argument("-h", "--help", action="store_true", help="show this text; with --config, every field as well")
     known, overrides = parser.parse_known_args(argv)
     if known.config is None and known.help:
@@ -41,8 +42,10 @@ def main(argv: Sequence[str]) -> int:
     experiment = override(load_config(known.config), [*overrides, *(["--help"] if known.help else [])])
 
     from align_jax.training.loop import train  # noqa: PLC0415  (after the help, which needs no model)
+    from align_jax.training.profiling import Steps  # noqa: PLC0415
 
-    train(experiment, Path(known.workdir), stop_at=known.steps)
+    profile = Steps.parse(known.profile) if known.profile else None
+    train(experiment, Path(known.workdir), stop_at=known.steps, profile=profile)
     return 0
 
 

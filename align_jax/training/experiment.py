@@ -7,6 +7,7 @@ exact copy.
 import dataclasses
 import json
 from pathlib import Path
+from typing import Literal
 
 import cattrs
 from cattrs.preconf.json import make_converter
@@ -18,6 +19,7 @@ from align_jax.files import replace_file
 from align_jax.ops.batch_norm import group_count
 from align_jax.parallel.mesh import MeshShape
 from align_jax.training.evaluations import Every, RetrievalEvaluation
+from align_jax.training.non_finite import NonFinite
 from align_jax.training.optimizers import AdamW, Lamb
 from align_jax.training.tasks import Contrastive
 
@@ -40,6 +42,10 @@ class Experiment:
         log: how often numbers are recorded.
         checkpoint: how often the state is saved, besides the end.
         keep_checkpoints: how many of the newest stay.
+        keep_checkpoints_every: checkpoints at multiples of so many steps stay as well; none when absent.
+        failed_save: what a checkpoint that cannot be written does, for want of disk space say: `stop` ends the run,
+            `continue` says so and goes on to the next one.
+        non_finite: what a loss or gradient does that is not a number.
     """
 
     name: str
@@ -55,6 +61,9 @@ class Experiment:
     log: Every = Every(10)
     checkpoint: Every = Every(1000)
     keep_checkpoints: int = 3
+    keep_checkpoints_every: int | None = None
+    failed_save: Literal["stop", "continue"] = "stop"
+    non_finite: NonFinite = NonFinite()
 
     def __post_init__(self) -> None:
         config, transform = self.task.model, self.data.transform

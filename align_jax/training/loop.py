@@ -1,31 +1,30 @@
 """The training loop: mesh, data, state, restore, steps, evaluations. The only loop there is."""
 
-import math
-import time
+import dataclasses
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
+from jax.sharding import Mesh
 
 from align_jax.checkpoints import Checkpoints
-from align_jax.configuration import ConfigurationError
+from align_jax.data.loader import TrainLoader
 from align_jax.data.quarantine import Quarantine
 from align_jax.parallel.mesh import batch_sharding, check_batch_size, place_batch
 from align_jax.parallel.sharding import parameter_count
-from align_jax.training.evaluations import Retrieval
+from align_jax.training.evaluations import Retrieval, RetrievalOutcome
 from align_jax.training.experiment import Experiment
+from align_jax.training.interruption import Interrupted, InterruptedRunError, Interruption
+from align_jax.training.non_finite import NonFiniteLossError
+from align_jax.training.position import Position, order_of_examples
+from align_jax.training.profiling import Profiler, Steps
+from align_jax.training.recorder import Recorder
 from align_jax.training.state import TrainState, abstract_state, compile_init, state_initializer
-from align_jax.training.step import compile_step, train_step
+from align_jax.training.step import StepFunction, compile_step, train_step
 from align_jax.training.summary import write_run_report
 from align_jax.training.telemetry import Telemetry
-from align_jax.training.workdir import check_same_model, open_tokenizer, tokenizer_digest, write_model_folder
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss is no longer a number."""
+from align_jax.training.workdir import check_same_model, open_tokenizer, write_model_folder
 
 
 def train(
@@ -34,14 +33,16 @@ def train(
     *,
     stop_at: int | None = None,
     devices: Sequence[jax.Device] | None = None,
+    profile: Steps | None = None,
 ) -> TrainState:
-    """Trains, or continues where the newest checkpoint of the workdir stands.
+    """Trains, or continues where the newest good checkpoint of the workdir stands.
 
     Args:
         experiment: everything that the result depends on.
         workdir: gets `checkpoints/`, `metrics.jsonl`, `report.html` and the files of a model folder.
         stop_at: ends after this many steps in all, without changing the schedule, which spans `total_steps`.
         devices: to train on; all there are when absent.
+        profile: steps to record with JAX's profiler, into `profile/`.
 
     Returns:
         The state at the end.
@@ -49,6 +50,7 @@ def train(
     Raises:
         ValueError: if batch, mesh and data do not fit together.
         NonFiniteLossError: with the step at which the loss was no longer a number; checkpoints are from before it.
+        InterruptedRunError: after SIGTERM, when the state is saved.
     """
     if "://" in str(workdir):
         raise ValueError(f"workdir {str(workdir)!r} is remote; give a local or mounted folder")
@@ -59,7 +61,6 @@ def train(
     primary = jax.process_index() == 0
     mesh = experiment.mesh.build(devices)
     check_batch_size(experiment.batch_size, mesh)
-    rows = batch_sharding(mesh)
     tokenizer = open_tokenizer(experiment)
     quarantine = Quarantine(workdir / f"quarantine-{jax.process_index()}.jsonl", experiment.data.max_bad_records)
     loader = experiment.data.loader(
@@ -79,141 +80,185 @@ def train(
         experiment.task.init, optimizer, seed=experiment.seed, averaged=experiment.ema_decay is not None
     )
     abstract = abstract_state(init, mesh)
-    step_function = compile_step(train_step(experiment, optimizer, mesh), abstract, rows)
-    order = _order_of_examples(experiment, len(loader.source))
+    step_function = compile_step(train_step(experiment, optimizer, mesh), abstract, batch_sharding(mesh))
+    position = Position(order_of_examples(experiment, len(loader.source)))
     with ExitStack() as resources:
+        interruption = resources.enter_context(Interruption())
         checkpoints = resources.enter_context(
             Checkpoints(workdir / "checkpoints", keep_latest=experiment.keep_checkpoints)
         )
-        state = _restore(experiment, checkpoints, workdir, abstract, order)
-        if state is None:
-            state = compile_init(init, abstract)()
+        if checkpoints.latest_step() is not None:
+            check_same_model(experiment, workdir)
+        restored = checkpoints.restore(abstract)
+        if restored is not None:
+            position = Position.from_json(restored.position, position.order)
+        state = compile_init(init, abstract)() if restored is None else restored.state
         if primary:  # only now: a refused run leaves what the workdir says of the earlier one
             write_model_folder(experiment, workdir)
-        start = int(state.step)
         telemetry = resources.enter_context(
-            Telemetry(workdir, total_steps=last_step, start_step=start, primary=primary)
+            Telemetry(workdir, total_steps=last_step, start_step=int(state.step), primary=primary)
         )
-        telemetry.message(_opening(experiment, state, mesh.size, len(loader.source)))
-        recorder = _Recorder(experiment, telemetry, quarantine)
-        batches = resources.enter_context(closing(loader.iterate(start)))
-        for step in range(start + 1, last_step + 1):
-            batch = place_batch(recorder.timed_next(batches), rows)
-            state, metrics = step_function(state, batch)
-            recorder.dispatched(step, metrics)
-            due = [evaluation for evaluation in evaluations if evaluation.settings.every.due(step)]
-            if due and step < last_step:
-                recorder.settle()
-                for evaluation in due:
-                    telemetry.log_evaluation(step, evaluation.settings.name, evaluation.run(state.variables()).recall)
-                recorder.restart_clock()
-            if step == last_step or experiment.checkpoint.due(step):
-                recorder.settle()  # what is no longer a number must not be saved
-                checkpoints.save(step, state, order | {"examples": step * experiment.batch_size})
-        outcomes = {evaluation.settings.name: evaluation.run(state.variables()) for evaluation in evaluations}
-        for name, outcome in outcomes.items():
-            telemetry.log_evaluation(int(state.step), name, outcome.recall)
+        telemetry.message(_opening(experiment, state, mesh, len(loader.source)))
+        run = _Run(
+            experiment=experiment,
+            workdir=workdir,
+            last_step=last_step,
+            mesh=mesh,
+            loader=loader,
+            evaluations=evaluations,
+            abstract=abstract,
+            step_function=step_function,
+            checkpoints=checkpoints,
+            interruption=interruption,
+            telemetry=telemetry,
+            recorder=Recorder(
+                experiment, telemetry, quarantine, devices=mesh.size, pair_flops=None, non_finite=position.non_finite
+            ),
+            profiler=resources.enter_context(Profiler(workdir / "profile", profile)),
+            state=state,
+            position=position,
+        )
+        while int(run.state.step) < last_step:
+            try:
+                run.train()
+            except NonFiniteLossError as error:
+                run.roll_back(error)
+        outcomes = run.evaluate_at_the_end()
         if quarantine.count:
             telemetry.message(f"{quarantine.count} records could not be used; they are named in {quarantine.path}")
         if primary:
-            telemetry.message(f"report: {write_run_report(experiment, workdir, state, outcomes)}")
-    return state
+            telemetry.message(f"report: {write_run_report(experiment, workdir, run.state, outcomes)}")
+    return run.state
 
 
-def _order_of_examples(experiment: Experiment, records: int) -> dict[str, Any]:
-    """All that the order of examples and their tokens follow from; with it, a count of examples says where we are."""
-    train = experiment.data.train
-    return {
-        "seed": experiment.seed,
-        "batch_size": experiment.batch_size,
-        "data set": f"{train.name}, {train.split}",
-        "records": records,
-        "neighbours": experiment.data.neighbours,
-        "tokenizer": tokenizer_digest(experiment),
-    }
-
-
-def _restore(
-    experiment: Experiment, checkpoints: Checkpoints, workdir: Path, abstract: TrainState, order: dict[str, Any]
-) -> TrainState | None:
-    """The newest state, if there is one and if it is of this run."""
-    if checkpoints.latest_step() is not None:
-        check_same_model(experiment, workdir)
-    restored = checkpoints.restore(abstract)
-    if restored is None:
-        return None
-    found = restored.position
-    changed = [
-        f"{key} was {found.get(key)} and is now {value}" for key, value in order.items() if found.get(key) != value
-    ]
-    if changed:
-        raise ConfigurationError(
-            f"the run cannot continue with another order of examples ({'; '.join(changed)}); set them back, or give "
-            "another workdir"
-        )
-    return restored.state
-
-
-def _opening(experiment: Experiment, state: TrainState, devices: int, pairs: int) -> str:
+def _opening(experiment: Experiment, state: TrainState, mesh: Mesh, pairs: int) -> str:
     begins = f"continues after step {int(state.step):,}" if int(state.step) else "starts"
     return (
         f"{experiment.name} {begins}: {parameter_count(state.params):,} parameters, {pairs:,} pairs, "
-        f"batch {experiment.batch_size:,} on {devices} {jax.devices()[0].platform} device(s), "
+        f"batch {experiment.batch_size:,} on {mesh.size} {mesh.devices.flat[0].platform} device(s), "
         f"{experiment.total_steps:,} steps"
     )
 
 
-class _Recorder:
-    """Reads the numbers of a step after the next one was dispatched, so that the device never waits for the host."""
+@dataclasses.dataclass
+class _Run:
+    """The parts of a run, and what its steps change: the state, and where it stands in the data."""
 
-    def __init__(self, experiment: Experiment, telemetry: Telemetry, quarantine: Quarantine):
-        self._experiment, self._telemetry, self._quarantine = experiment, telemetry, quarantine
-        self._learning_rate = experiment.optimizer.learning_rate(experiment.total_steps)
-        self._pending: tuple[int, dict[str, jax.Array]] | None = None
-        self._since: float | None = None  # until the first step is through, which compiles
-        self._steps, self._waited_seconds = 0, 0.0
+    experiment: Experiment
+    workdir: Path
+    last_step: int
+    mesh: Mesh
+    loader: TrainLoader
+    evaluations: Sequence[Retrieval]
+    abstract: TrainState
+    step_function: StepFunction
+    checkpoints: Checkpoints
+    interruption: Interruption
+    telemetry: Telemetry
+    recorder: Recorder
+    profiler: Profiler
+    state: TrainState
+    position: Position
 
-    def restart_clock(self) -> None:
-        """Leaves what was not training, such as an evaluation, out of the speed."""
-        self._since, self._steps, self._waited_seconds = time.monotonic(), 0, 0.0
-
-    def timed_next(self, batches: Iterator[Any]) -> Any:
-        """The next batch, with the time spent waiting for it."""
-        began = time.monotonic()
-        batch = next(batches)
-        self._waited_seconds += time.monotonic() - began
-        return batch
-
-    def dispatched(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics of the step just dispatched and records those of the one before."""
-        self.settle()
-        self._pending = (step, metrics)
-
-    def settle(self) -> None:
-        """Records the pending step, waiting for it.
+    def train(self) -> None:
+        """Takes the steps from the state at hand to the last one.
 
         Raises:
-            NonFiniteLossError: if its loss or its gradient is not a number.
+            NonFiniteLossError: if a loss or gradient is not a number.
+            InterruptedRunError: if asked to stop, when the state is saved.
         """
-        if self._pending is None:
-            return
-        (step, metrics), self._pending = self._pending, None
-        for name in ("loss", "gradient_norm"):
-            if not math.isfinite(value := float(metrics[name])):
-                raise NonFiniteLossError(
-                    f"the {name} is {value} at step {step}; lower the learning rate or clip the gradient "
-                    "(--optimizer.clip-norm), then run the same command to continue from the last checkpoint"
-                )
-        self._telemetry.advance(step)
-        self._steps += 1
-        if self._experiment.log.due(step):
-            self._quarantine.check()
-            values = {key: float(value) for key, value in metrics.items()}
-            values["learning_rate"] = float(np.asarray(self._learning_rate(step - 1)))
-            if self._since is not None:
-                elapsed = time.monotonic() - self._since
-                values["pairs_per_second"] = self._steps * self._experiment.batch_size / elapsed
-                values["data_wait_share"] = min(1.0, self._waited_seconds / elapsed)
-            self._telemetry.log(step, values)
-        if self._experiment.log.due(step) or self._since is None:
-            self.restart_clock()
+        start, rows = int(self.state.step), batch_sharding(self.mesh)
+        if not self.position.evaluated:  # the run was stopped before it could
+            self._evaluate(start)
+        with closing(self.loader.iterate(start + self.position.skipped_batches)) as batches:
+            for step in range(start + 1, self.last_step + 1):
+                with self._saved_if_interrupted(step - 1), self.recorder.data_wait():
+                    batch = place_batch(next(batches), rows)
+                self.profiler.before(step)
+                self.state, metrics = self.step_function(self.state, batch)
+                self.recorder.dispatched(step, metrics)
+                if self.profiler.after(step, metrics["loss"]):
+                    self.recorder.restart_clock()
+                    self.telemetry.message(f"the profile is in {self.workdir / 'profile'}")
+                if self.interruption.due() and step < self.last_step:
+                    self._save_and_stop(step, evaluated=not self._due(step))
+                self._evaluate(step)
+                if step == self.last_step or self.experiment.checkpoint.due(step):
+                    self._save(step)
+
+    def roll_back(self, error: NonFiniteLossError) -> None:
+        """Goes back to the newest good checkpoint and leaves out the batches up to the one that failed.
+
+        Raises:
+            NonFiniteLossError: if that is not what the experiment wants, or there is nothing to go back to.
+        """
+        if (
+            self.experiment.non_finite.action != "rollback"
+            or self.recorder.non_finite > self.experiment.non_finite.limit
+        ):
+            raise error
+        self.checkpoints.wait()
+        restored = self.checkpoints.restore(self.abstract)
+        if restored is None:
+            raise NonFiniteLossError(f"{error}; there is no checkpoint to go back to yet", error.step) from error
+        self.state = restored.state
+        left_out = error.step - restored.step
+        self.position = dataclasses.replace(
+            self.position, skipped_batches=self.position.skipped_batches + left_out, evaluated=True
+        )
+        self.recorder.forget()
+        self.telemetry.rewind(restored.step)
+        self.telemetry.message(f"{error}: back to step {restored.step}, and {left_out} batches are left out")
+
+    def evaluate_at_the_end(self) -> dict[str, RetrievalOutcome]:
+        """All evaluations, of the last state, by name."""
+        outcomes = {}
+        for evaluation in self.evaluations:
+            try:
+                with self.interruption.waiting():
+                    outcomes[evaluation.settings.name] = evaluation.run(self.state.variables())
+            except Interrupted:
+                raise InterruptedRunError(self.last_step) from None
+            self._log_evaluation(self.last_step, evaluation, outcomes[evaluation.settings.name])
+        return outcomes
+
+    def _due(self, step: int) -> list[Retrieval]:
+        """The evaluations to be made on the way at a step; those of the last step are made at the end."""
+        return [
+            evaluation
+            for evaluation in self.evaluations
+            if evaluation.settings.every.due(step) and step < self.last_step
+        ]
+
+    def _evaluate(self, step: int) -> None:
+        for evaluation in self._due(step):
+            self.recorder.settle()
+            with self._saved_if_interrupted(step, evaluated=False):
+                outcome = evaluation.run(self.state.variables())
+            self._log_evaluation(step, evaluation, outcome)
+            self.recorder.restart_clock()
+
+    def _log_evaluation(self, step: int, evaluation: Retrieval, outcome: RetrievalOutcome) -> None:
+        self.telemetry.log_evaluation(step, evaluation.settings.name, outcome.recall)
+
+    def _save(self, step: int, *, evaluated: bool = True) -> None:
+        self.recorder.settle()  # what is no longer a number must not be saved
+        self.position = dataclasses.replace(self.position, non_finite=self.recorder.non_finite, evaluated=evaluated)
+        self.checkpoints.save(step, self.state, self.position.to_json(step))
+
+    @contextmanager
+    def _saved_if_interrupted(self, step: int, *, evaluated: bool = True) -> Iterator[None]:
+        """A wait, at the state of `step`, that SIGTERM ends; worker processes that it ended do not count as errors."""
+        try:
+            with self.interruption.waiting():
+                yield
+        except (Interrupted, Exception):
+            if not self.interruption.received:
+                raise
+            self._save_and_stop(step, evaluated=evaluated)
+
+    def _save_and_stop(self, step: int, *, evaluated: bool) -> None:
+        if step > 0:
+            self._save(step, evaluated=evaluated)
+            self.checkpoints.wait()
+        raise InterruptedRunError(step) from None

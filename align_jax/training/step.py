@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
@@ -35,7 +36,7 @@ def train_step(experiment: Experiment, optimizer: optax.GradientTransformation, 
         metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradients)} | shown
         return TrainState(state.step + 1, params, batch_stats, opt_state, ema_params), metrics
 
-    return step
+    return skip_non_finite(step) if experiment.non_finite.action == "skip" else step
 
 
 def compile_step(step: StepFunction, state: TrainState, batch_sharding: Any) -> StepFunction:
@@ -47,3 +48,15 @@ def compile_step(step: StepFunction, state: TrainState, batch_sharding: Any) -> 
         out_shardings=(state_shardings, None),
         donate_argnums=0,
     )
+
+
+def skip_non_finite(step: StepFunction) -> StepFunction:
+    """A step that changes nothing but the count of steps where its loss or gradient is not a number."""
+
+    def guarded(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        moved, metrics = step(state, batch)
+        good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+        kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), moved, state)
+        return kept.replace(step=moved.step), metrics
+
+    return guarded

@@ -9,9 +9,9 @@ from align_jax.parallel.sharding import parameter_count
 from align_jax.training import showcase
 from align_jax.training.evaluations import RetrievalOutcome
 from align_jax.training.experiment import Experiment
+from align_jax.training.metrics_log import read_metrics
 from align_jax.training.report import Report, write_report
 from align_jax.training.state import TrainState
-from align_jax.training.telemetry import read_metrics
 
 
 def write_run_report(

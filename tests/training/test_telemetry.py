@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from align_jax.training.telemetry import MetricsLog, Telemetry, format_duration, read_metrics
+from align_jax.training.live_progress import format_duration
+from align_jax.training.metrics_log import MetricsLog, read_metrics
+from align_jax.training.telemetry import Telemetry
 
 
 class Clock:
