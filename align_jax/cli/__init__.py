@@ -1,7 +1,8 @@
 """The `align-jax` command: finds the subcommand, calls it, turns errors into exit statuses.
 
 Exit status 0 is success, 2 a wrong argument or input (one line on standard error says what was wrong, the value, and
-what to do), 1 a failure, 143 a training that SIGTERM stopped after it had saved its state. Nothing heavy is imported before the subcommand is known, so `--help` answers at once.
+what to do), 1 a failure, 143 a training that SIGTERM stopped after it had saved its state. Nothing heavy is imported
+before the subcommand is known, so `--help` answers at once.
 """
 
 import os
@@ -12,6 +13,7 @@ from importlib import import_module
 COMMANDS = {
     "train": "train, or continue, the experiment of a configuration file",
     "convert": "convert weights to and from the form of transformers",
+    "doctor": "look for what would end or spoil a long run, before it starts",
     "data": "prepare data sets and vocabularies",
 }
 

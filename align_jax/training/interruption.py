@@ -26,7 +26,10 @@ class InterruptedRunError(RuntimeError):
     exit_status = 128 + signal.SIGTERM
 
     def __init__(self, step: int):
-        super().__init__(f"stopped by SIGTERM, saved at step {step}; the same command continues")
+        saved = (
+            f"saved at step {step}; the same command continues" if step else "before the first step; nothing is saved"
+        )
+        super().__init__(f"stopped by SIGTERM, {saved}")
         self.step = step
 
 

@@ -117,7 +117,7 @@ class Recorder:
             raise NonFiniteLossError(f"{wrong[0]}; {advice}", step)
         if self.non_finite > policy.limit:
             raise NonFiniteLossError(
-                f"{wrong[0]}, the {self.non_finite}th time; --non-finite.limit allows {policy.limit}. Lower the "
+                f"{wrong[0]}, after {policy.limit} such steps, as many as --non-finite.limit allows; lower the "
                 "learning rate or clip the gradient (--optimizer.clip-norm)",
                 step,
             )

@@ -1,0 +1,291 @@
+"""Stops a real training over and over at random moments, and compares what it ends with to the run that was left alone.
+
+    python -m tests.end_to_end.survival --signal KILL --times 20 --processes 1 --devices 8
+    python -m tests.end_to_end.survival --signal TERM --times 10 --processes 2 --devices 4
+
+Every start is the same command line. Parameters, optimizer state, batch statistics, averages and `metrics.jsonl` must
+end with the same bytes (of the metrics, all but the measured times).
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+TIMES = {"pairs_per_second", "pairs_per_second_per_device", "data_wait_share", "flop_utilization"}
+LIMIT_SECONDS = 300.0
+"""Of one start, on a machine that is busy with other things as well."""
+
+CONFIG = """
+from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig
+from align_jax.data.images import ImageTransform
+from align_jax.data.pairs import PairData
+from align_jax.data.records import PairDataset
+from align_jax.training.evaluations import Every, RetrievalEvaluation
+from align_jax.training.experiment import Experiment
+from align_jax.training.optimizers import Lamb
+from align_jax.training.tasks import Contrastive
+
+
+def get_config(*, debug: bool = False) -> Experiment:
+    discs = PairDataset("discs", "train", {data!r})
+    vision = AlignVisionConfig.tiny(
+        image_size=17, drop_connect_rate=0.2, in_channels=(32, 8, 16), out_channels=(8, 16, 16)
+    )
+    text = AlignTextConfig.tiny(hidden_dropout_prob=0.1)
+    return Experiment(
+        name="discs",
+        task=Contrastive(
+            model=AlignConfig.of_towers(vision, text, projection_dim=16, temperature_init_value=0.2),
+            batch_norm_group_size=4,
+        ),
+        data=PairData(
+            train=discs,
+            tokenizer={data!r} + "/vocabulary",
+            transform=ImageTransform(resize_px=20, crop_px=17, flip=True),
+            text_length=12,
+        ),
+        optimizer=Lamb(peak_learning_rate=3e-3, warmup_steps=5),
+        total_steps={steps},
+        batch_size=32,
+        ema_decay=0.9,
+        evaluations=(RetrievalEvaluation(name="discs", queries=discs, every=Every(10), batch_size=32),),
+        log=Every(1),
+        checkpoint=Every(3),
+        keep_checkpoints=2,
+    )
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """Processes of this machine that train together.
+
+    Attributes:
+        folder: of the data, the configuration, the runs and the compiled programs.
+        processes: how many there are.
+        devices: of CPU, in each process.
+        steps: of the run.
+    """
+
+    folder: Path
+    processes: int
+    devices: int
+    steps: int
+
+    def prepare(self) -> None:
+        """Makes the data set and the configuration file."""
+        from align_jax.cli import main
+        from tests.training.conftest import write_pictures
+
+        data = self.folder / "data"
+        write_pictures(self.folder / "pictures")
+        made = ["data", "folder", "--input", str(self.folder / "pictures"), "--name", "discs", "--data-dir", str(data)]
+        assert main(made) == 0
+        words = ["data", "vocabulary", "--data", "discs", "--data-dir", str(data), "--size", "60"]
+        assert main([*words, "--output", str(data / "vocabulary")]) == 0
+        (self.folder / "discs.py").write_text(CONFIG.format(data=str(data), steps=self.steps))
+
+    @contextmanager
+    def start(self, workdir: Path) -> Iterator[list[subprocess.Popen]]:
+        """Starts the command in every process; none is left at the end of the block."""
+        environment = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={self.devices}",
+            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+            "TRANSFORMERS_VERBOSITY": "error",
+        }
+        command = [sys.executable, "train.py", "--config", str(self.folder / "discs.py"), "--workdir", str(workdir)]
+        running = []
+        port = _free_port()
+        try:
+            for index in range(self.processes):
+                flags = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(self.processes)]
+                together = [*flags, "--process-id", str(index)] if self.processes > 1 else []
+                with (self.folder / f"output-{index}.txt").open("ab") as output:
+                    running.append(
+                        subprocess.Popen(
+                            [*command, *together], cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+                        )
+                    )
+            yield running
+        finally:
+            for process in running:
+                process.kill()
+                process.wait()
+
+    def run_to_the_end(self, workdir: Path) -> None:
+        """Starts the command and lets it finish.
+
+        Raises:
+            RuntimeError: if it does not, with the end of what it printed.
+        """
+        with self.start(workdir) as running:
+            statuses = [process.wait(LIMIT_SECONDS) for process in running]
+        if any(statuses):
+            raise RuntimeError(f"exit statuses {statuses}:\n{self.output()}")
+
+    def output(self) -> str:
+        """The end of what the processes printed."""
+        return "\n".join(path.read_text(errors="replace")[-2000:] for path in sorted(self.folder.glob("output-*.txt")))
+
+    def kill_at(self, workdir: Path, moment: "Moment", generator: random.Random) -> bool:
+        """Ends one process with SIGKILL, as the kernel does when memory is short, and then the others.
+
+        Returns:
+            Whether the moment came before the run was through.
+        """
+        with self.start(workdir) as running:
+            came = moment.wait(workdir, running)
+            generator.choice(running).kill()
+        return came
+
+    def terminate_at(self, workdir: Path, moment: "Moment") -> bool:
+        """Asks every process to stop; checks exit statuses, and that the newest checkpoint is of the last step.
+
+        Returns:
+            Whether the moment came before the run was through.
+
+        Raises:
+            AssertionError: if it is not as documented.
+        """
+        with self.start(workdir) as running:
+            came = moment.wait(workdir, running)
+            for process in running:
+                process.send_signal(signal.SIGTERM)
+                if moment.twice:
+                    time.sleep(0.02)
+                    process.send_signal(signal.SIGTERM)
+            statuses = [process.wait(LIMIT_SECONDS) for process in running]
+        newest = max((int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()), default=0)
+        # Behind the last step there is nothing left to save, and the signal may just end the process.
+        expected = {143} if newest < self.steps else {143, 0, -signal.SIGTERM}
+        assert set(statuses) <= expected, f"{statuses}:\n{self.output()}"
+        assert newest == last_step(workdir), f"checkpoint {newest}, but step {last_step(workdir)} was finished"
+        return came
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """A little after a step was recorded, or, with no step to come, after so many seconds."""
+
+    step: int
+    delay_seconds: float
+    twice: bool = False
+
+    def wait(self, workdir: Path, running: list[subprocess.Popen]) -> bool:
+        """Waits until then; False if a process ended before."""
+        limit = time.monotonic() + LIMIT_SECONDS
+        while last_step(workdir) < self.step:
+            if any(process.poll() is not None for process in running):
+                return False
+            if time.monotonic() > limit:
+                raise RuntimeError(f"step {self.step} was not reached in {LIMIT_SECONDS:.0f} s")
+            time.sleep(0.02)
+        time.sleep(self.delay_seconds)
+        return all(process.poll() is None for process in running)
+
+
+def last_step(workdir: Path) -> int:
+    """The newest step in `metrics.jsonl`, of the run as it is now."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return max((json.loads(line)["step"] for line in lines), default=0)
+
+
+def metrics_without_times(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl` without what the clock gave."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
+
+
+def final_state(cluster: Cluster, workdir: Path) -> dict[str, bytes]:
+    """The bytes of every array of the newest checkpoint, by path."""
+    import jax
+    import numpy as np
+
+    from align_jax.checkpoints import Checkpoints
+    from align_jax.cli.train import load_config
+    from align_jax.parallel.sharding import path_name
+    from align_jax.training.state import abstract_state, state_initializer
+
+    experiment = load_config(str(cluster.folder / "discs.py"))
+    optimizer = experiment.optimizer.build(experiment.total_steps)
+    init = state_initializer(experiment.task.init, optimizer, seed=experiment.seed, averaged=True)
+    abstract = abstract_state(init, experiment.mesh.build(jax.devices()[:1]))
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        restored = checkpoints.restore(abstract)
+    assert restored is not None
+    leaves = jax.tree_util.tree_leaves_with_path(restored.state)
+    return {path_name(path): np.asarray(leaf).tobytes() for path, leaf in leaves}
+
+
+def survive(cluster: Cluster, *, kind: str, times: int, seed: int) -> None:
+    """Trains once undisturbed and once stopped so many times, and compares.
+
+    Raises:
+        AssertionError: if anything differs.
+    """
+    generator = random.Random(seed)
+    cluster.prepare()
+    left_alone, disturbed = cluster.folder / "left_alone", cluster.folder / "disturbed"
+    cluster.run_to_the_end(left_alone)
+    stopped = 0
+    while stopped < times:
+        done = last_step(disturbed) if disturbed.exists() else 0
+        # Spread over what is left, so that the last one still finds a run to stop; some before anything was recorded.
+        reach = max(1, (cluster.steps - done) // (times - stopped))
+        # SIGKILL may come at any time; before the first step nobody listens to SIGTERM.
+        step = done + generator.randint(1, reach) if kind == "TERM" or generator.random() < 0.85 else 0
+        moment = Moment(step, generator.uniform(0.0, 0.3 if step else 8.0), twice=generator.random() < 0.5)
+        came = (
+            cluster.kill_at(disturbed, moment, generator) if kind == "KILL" else cluster.terminate_at(disturbed, moment)
+        )
+        stopped += 1
+        print(f"{stopped}/{times}: {kind} {moment.delay_seconds:.2f} s after step {step}{'' if came else ', too late'}")
+    cluster.run_to_the_end(disturbed)
+    assert metrics_without_times(disturbed) == metrics_without_times(left_alone)
+    expected, found = final_state(cluster, left_alone), final_state(cluster, disturbed)
+    assert expected.keys() == found.keys()
+    different = [path for path in expected if expected[path] != found[path]]
+    assert not different, f"{len(different)} arrays differ, such as {different[:3]}"
+    print(f"{len(expected)} arrays and {len(metrics_without_times(disturbed))} lines of metrics are the same")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def main() -> None:
+    """Parses and runs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--signal", choices=("KILL", "TERM"), default="KILL")
+    parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--devices", type=int, default=8, help="in each process")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    with tempfile.TemporaryDirectory() as folder:
+        cluster = Cluster(Path(folder), arguments.processes, arguments.devices, arguments.steps)
+        survive(cluster, kind=arguments.signal, times=arguments.times, seed=arguments.seed)
+
+
+if __name__ == "__main__":
+    main()
