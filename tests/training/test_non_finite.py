@@ -14,15 +14,13 @@ from align_jax.training.non_finite import NonFinite, NonFiniteLossError
 
 @pytest.fixture
 def spoilt(monkeypatch):
-    """Positions in the stream of batches whose pixels are not numbers."""
+    """Positions in the stream of batches whose pixels are not numbers; all pixels are floating-point here."""
     positions, iterate = set(), TrainLoader.iterate
 
     def spoiling(self, start=0):
         for position, batch in enumerate(iterate(self, start), start):
-            if position in positions:
-                yield batch._replace(images=np.full(batch.images.shape, np.nan, np.float32))
-            else:
-                yield batch
+            scale = np.float32(np.nan if position in positions else 1 / 127.5)
+            yield batch._replace(images=batch.images * scale - np.float32(1))
 
     monkeypatch.setattr(TrainLoader, "iterate", spoiling)
     return positions
