@@ -136,7 +136,7 @@ class DepthwiseConv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C"]:
         shape = (self.kernel_size, self.kernel_size, 1, x.shape[-1])
-        kernel = self.param("kernel", _depthwise_init, shape, self.param_dtype)
+        kernel = jnp.asarray(self.param("kernel", _depthwise_init, shape, self.param_dtype), self.dtype)
         padding = self.padding
         if padding == strided_padding(1):  # (-1, 0): the first row and column are not seen
             x, padding = x[:, 1:, 1:], symmetric_padding(1)
