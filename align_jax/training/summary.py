@@ -2,8 +2,10 @@
 
 import dataclasses
 import platform
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from align_jax.parallel.sharding import parameter_count
 from align_jax.training import showcase
@@ -19,20 +21,22 @@ def write_run_report(
 ) -> Path:
     """Writes `report.html` of a run and returns its path; pictures come from the first evaluation."""
     metrics = read_metrics(workdir / "metrics.jsonl")
-    speeds = sorted(line["pairs_per_second"] for line in metrics if "pairs_per_second" in line)
     devices = list(state.step.sharding.device_set)
     summary = {
         "parameters": f"{parameter_count(state.params):,}",
         "steps": f"{int(state.step):,} of {experiment.total_steps:,}",
         "batch": f"{experiment.batch_size:,} pairs",
-        "speed": f"{speeds[len(speeds) // 2]:,.0f} pairs/s (median)" if speeds else "not measured",
+        "speed": _median(metrics, "pairs_per_second", "{:,.0f} pairs/s"),
+        "speed of a device": _median(metrics, "pairs_per_second_per_device", "{:,.4g} pairs/s"),
+        "share of peak FLOP/s": _median(metrics, "flop_utilization", "{:.1%}"),
+        "waiting for data": _median(metrics, "data_wait_share", "{:.1%}"),
         "hardware": f"{len(devices)} x {devices[0].device_kind} ({platform.machine()})",
     }
     outcome = next(iter(outcomes.values()), None)
     temperature = float(state.variables()["params"].get("temperature", 1.0))
     report = Report(
         title=experiment.name,
-        summary=summary,
+        summary={name: text for name, text in summary.items() if text is not None},
         experiment=dataclasses.asdict(experiment),
         metrics=metrics,
         image_queries=showcase.image_queries(outcome) if outcome else (),
@@ -42,3 +46,9 @@ def write_run_report(
     path = workdir / "report.html"
     write_report(path, report)
     return path
+
+
+def _median(metrics: Sequence[Mapping[str, Any]], key: str, form: str) -> str | None:
+    """The median over the run, or None where it was not measured."""
+    values = [line[key] for line in metrics if key in line]
+    return f"{form.format(statistics.median(values))} (median)" if values else None
