@@ -1,7 +1,7 @@
 """Stops a real training over and over at random moments, and compares what it ends with to the run that was left alone.
 
-    python -m tests.end_to_end.survival --signal KILL --times 20 --processes 1 --devices 8
-    python -m tests.end_to_end.survival --signal TERM --times 10 --processes 2 --devices 4
+    python -m tests.end_to_end.survival --kill 20 --terminate 10 --processes 1 --devices 8
+    python -m tests.end_to_end.survival --kill 20 --terminate 10 --processes 2 --devices 4
 
 Every start is the same command line. Parameters, optimizer state, batch statistics, averages and `metrics.jsonl` must
 end with the same bytes (of the metrics, all but the measured times).
@@ -233,8 +233,8 @@ def final_state(cluster: Cluster, workdir: Path) -> dict[str, bytes]:
     return {path_name(path): np.asarray(leaf).tobytes() for path, leaf in leaves}
 
 
-def survive(cluster: Cluster, *, kind: str, times: int, seed: int) -> None:
-    """Trains once undisturbed and once stopped so many times, and compares.
+def survive(cluster: Cluster, *, kill: int, terminate: int, seed: int) -> None:
+    """Trains once undisturbed and once stopped so many times, in any order, and compares.
 
     Raises:
         AssertionError: if anything differs.
@@ -243,19 +243,20 @@ def survive(cluster: Cluster, *, kind: str, times: int, seed: int) -> None:
     cluster.prepare()
     left_alone, disturbed = cluster.folder / "left_alone", cluster.folder / "disturbed"
     cluster.run_to_the_end(left_alone)
-    stopped = 0
-    while stopped < times:
-        done = last_step(disturbed) if disturbed.exists() else 0
-        # Spread over what is left, so that the last one still finds a run to stop; some before anything was recorded.
-        reach = max(1, (cluster.steps - done) // (times - stopped))
-        # SIGKILL may come at any time; before the first step nobody listens to SIGTERM.
+    kinds = ["KILL"] * kill + ["TERM"] * terminate
+    generator.shuffle(kinds)
+    for stopped, kind in enumerate(kinds):
+        done = last_step(disturbed)
+        # Spread over what is left, so that the last one still finds a run to stop. SIGKILL may come at any time;
+        # before the first step nobody listens to SIGTERM.
+        reach = max(1, (cluster.steps - done) // (len(kinds) - stopped))
         step = done + generator.randint(1, reach) if kind == "TERM" or generator.random() < 0.85 else 0
         moment = Moment(step, generator.uniform(0.0, 0.3 if step else 8.0), twice=generator.random() < 0.5)
         came = (
             cluster.kill_at(disturbed, moment, generator) if kind == "KILL" else cluster.terminate_at(disturbed, moment)
         )
-        stopped += 1
-        print(f"{stopped}/{times}: {kind} {moment.delay_seconds:.2f} s after step {step}{'' if came else ', too late'}")
+        when = f"{moment.delay_seconds:.2f} s after {f'step {step}' if step else 'the start'}{'' if came else ', too late'}"
+        print(f"{stopped + 1}/{len(kinds)}: {kind} {when}")
     cluster.run_to_the_end(disturbed)
     assert metrics_without_times(disturbed) == metrics_without_times(left_alone)
     expected, found = final_state(cluster, left_alone), final_state(cluster, disturbed)
@@ -274,8 +275,8 @@ def _free_port() -> int:
 def main() -> None:
     """Parses and runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--signal", choices=("KILL", "TERM"), default="KILL")
-    parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--kill", type=int, default=20, help="times that a process ends by SIGKILL")
+    parser.add_argument("--terminate", type=int, default=10, help="times that all are asked to stop by SIGTERM")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--devices", type=int, default=8, help="in each process")
     parser.add_argument("--steps", type=int, default=60)
@@ -284,7 +285,7 @@ def main() -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
     with tempfile.TemporaryDirectory() as folder:
         cluster = Cluster(Path(folder), arguments.processes, arguments.devices, arguments.steps)
-        survive(cluster, kind=arguments.signal, times=arguments.times, seed=arguments.seed)
+        survive(cluster, kill=arguments.kill, terminate=arguments.terminate, seed=arguments.seed)
 
 
 if __name__ == "__main__":
