@@ -8,13 +8,14 @@ if os.environ.get("ALIGN_JAX_NETWORK") != "1":
     os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
-from jaxtyping import install_import_hook
-
-with install_import_hook("align_jax", "beartype.beartype"):
-    import align_jax  # noqa: F401  (the hook covers every module imported from here on)
-
 import jax
 import pytest
+from jaxtyping import install_import_hook
+
+import tests.shape_checks  # noqa: F401  (the hook finds the checker by its name)
+
+# Never uninstalled: modules of align_jax are imported lazily, some in the middle of a test.
+install_import_hook("align_jax", "tests.shape_checks.checked")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

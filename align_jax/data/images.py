@@ -19,6 +19,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps
 
 Pixels = UInt8[np.ndarray, "H W 3"] | Float32[np.ndarray, "H W 3"]
+Square = UInt8[np.ndarray, "S S 3"] | Float32[np.ndarray, "S S 3"]  # S: both sides
 """RGB from 0 to 255; between the levels only where a resize did not round."""
 
 MAX_IMAGE_PIXELS = 89_478_485
@@ -98,7 +99,9 @@ def pillow_pixels(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
     return np.array(upright.convert("RGB"))
 
 
-def resize_bilinear(image: UInt8[np.ndarray, "H W 3"], height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+def resize_bilinear(
+    image: UInt8[np.ndarray, "H W 3"], height: int, width: int
+) -> UInt8[np.ndarray, "{height} {width} 3"]:
     """Bilinear interpolation between pixel centres without antialiasing, rounded to uint8; the fastest of the three."""
     if image.shape[:2] == (height, width):
         return image
@@ -138,7 +141,7 @@ def resize_pillow(
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling(resample)))
 
 
-def crop(image: Pixels, top: int, left: int, size_px: int) -> Pixels:
+def crop(image: Pixels, top: int, left: int, size_px: int) -> Square:
     """A square of `size_px` whose first row is `top` and first column `left`; a view, not a copy."""
     height, width = image.shape[:2]
     if min(top, left) < 0 or top + size_px > height or left + size_px > width:
@@ -146,7 +149,7 @@ def crop(image: Pixels, top: int, left: int, size_px: int) -> Pixels:
     return image[top : top + size_px, left : left + size_px]
 
 
-def central_crop(image: Pixels, size_px: int) -> Pixels:
+def central_crop(image: Pixels, size_px: int) -> Square:
     """The square in the middle; where margins cannot be equal, the upper and the left one are smaller by a pixel."""
     height, width = image.shape[:2]
     return crop(image, (height - size_px) // 2, (width - size_px) // 2, size_px)
@@ -185,7 +188,7 @@ class ImageTransform:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} {getattr(self, name)} is negative; it is a largest size, and 0 turns it off")
 
-    def train(self, image: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+    def train(self, image: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "S S 3"]:
         """The square for training; equal images and generators in equal states give equal squares."""
         image = resize_bilinear(image, self.resize_px, self.resize_px)
         if self.zoom or self.rotate_degrees or self.translate:
@@ -197,11 +200,11 @@ class ImageTransform:
             image = image[:, ::-1]
         return image
 
-    def evaluate(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    def evaluate(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "S S 3"]:
         """The central square (offset 28 of 346 px for 289 px)."""
         return central_crop(resize_bilinear(image, self.resize_px, self.resize_px), self.crop_px)
 
-    def _warp(self, image: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]:
+    def _warp(self, image: UInt8[np.ndarray, "S S 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "S S 3"]:
         side = image.shape[0]
         zoom, angle, right, down = rng.uniform(-1.0, 1.0, 4)  # always four draws, so the fields do not disturb another
         scale = math.exp(zoom * math.log1p(self.zoom))

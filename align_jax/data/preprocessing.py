@@ -26,6 +26,7 @@ from PIL import Image
 
 from align_jax.data.images import (
     Pixels,
+    Square,
     central_crop,
     decode_image,
     pillow_pixels,
@@ -113,7 +114,7 @@ class Preprocessing:
         """Both sides of the result."""
         return self.resize_px if self.crop_px is None else self.crop_px
 
-    def __call__(self, image: bytes | Image.Image | np.ndarray) -> Float32[np.ndarray, "h w 3"]:
+    def __call__(self, image: bytes | Image.Image | np.ndarray) -> Float32[np.ndarray, "S S 3"]:
         """The tower's input.
 
         Args:
@@ -126,12 +127,12 @@ class Preprocessing:
         """
         return self.scale(self.square(image))
 
-    def batch(self, images: Iterable[bytes | Image.Image | np.ndarray]) -> Float32[np.ndarray, "B h w 3"]:
+    def batch(self, images: Iterable[bytes | Image.Image | np.ndarray]) -> Float32[np.ndarray, "B S S 3"]:
         """The tower's input for several images."""
         squares = [self(image) for image in images]
         return np.stack(squares) if squares else np.empty((0, self.size_px, self.size_px, 3), np.float32)
 
-    def square(self, image: bytes | Image.Image | np.ndarray) -> Pixels:
+    def square(self, image: bytes | Image.Image | np.ndarray) -> Square:
         """Resized and cropped, with levels 0 … 255: uint8 in mode "hf", float32 in mode "tf"."""
         pixels = _pixels(image)
         if self.mode == "hf":
@@ -140,7 +141,7 @@ class Preprocessing:
             resized = resize_bilinear_float(pixels, self.resize_px, self.resize_px)
         return resized if self.crop_px is None else central_crop(resized, self.crop_px)
 
-    def scale(self, square: Pixels) -> Float32[np.ndarray, "h w 3"]:
+    def scale(self, square: Square) -> Float32[np.ndarray, "S S 3"]:
         """Levels 0 … 255 to the tower's scale, in the order and the precision of `transformers`."""
         scaled = (square.astype(np.float64) * self.rescale_factor).astype(np.float32)
         if self.rescale_offset:

@@ -209,7 +209,7 @@ class SelfAttention(nn.Module):
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
         if config.position_embedding_type != "absolute":
             table = self.layers.embed(2 * config.max_position_embeddings - 1, head_size, name="distance").embedding
-            distances = distance_embeddings(table.astype(x.dtype), length)
+            distances = distance_embeddings(jnp.asarray(table, x.dtype), length)
             scores += jnp.einsum("bqhd,qkd->bhqk", query, distances, preferred_element_type=jnp.float32)
             if config.position_embedding_type == "relative_key_query":
                 scores += jnp.einsum("bkhd,qkd->bhqk", key, distances, preferred_element_type=jnp.float32)

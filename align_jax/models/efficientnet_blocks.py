@@ -121,7 +121,7 @@ class PointwiseConv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W D"]:
         kernel = self.param("kernel", conv_init, (1, 1, x.shape[-1], self.features), self.param_dtype)
-        return pointwise_conv(x.astype(self.dtype), kernel.astype(self.dtype))
+        return pointwise_conv(x.astype(self.dtype), jnp.asarray(kernel, self.dtype))
 
 
 class DepthwiseConv(nn.Module):
@@ -136,11 +136,13 @@ class DepthwiseConv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C"]:
         shape = (self.kernel_size, self.kernel_size, 1, x.shape[-1])
-        kernel = self.param("kernel", _depthwise_init, shape, self.param_dtype)
+        kernel = jnp.asarray(self.param("kernel", _depthwise_init, shape, self.param_dtype), self.dtype)
         padding = self.padding
         if padding == strided_padding(1):  # (-1, 0): the first row and column are not seen
             x, padding = x[:, 1:, 1:], symmetric_padding(1)
-        return depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride, padding=padding)
+        return depthwise_conv(
+            x.astype(self.dtype), jnp.asarray(kernel, self.dtype), stride=self.stride, padding=padding
+        )
 
 
 class BatchNorm(nn.Module):
@@ -162,8 +164,9 @@ class BatchNorm(nn.Module):
         offset = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        scale, offset = jnp.asarray(scale), jnp.asarray(offset)  # weights of a file are NumPy arrays
         if not self.train:
-            moments = GroupMoments(running_mean.value[None, :], running_variance.value[None, :])
+            moments = GroupMoments(jnp.asarray(running_mean.value)[None], jnp.asarray(running_variance.value)[None])
             return normalize(x, moments, scale, offset, self.epsilon)
         moments = group_moments(x, self.group_size)
         if not self.is_initializing():

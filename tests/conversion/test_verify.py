@@ -86,7 +86,7 @@ def test_logits_are_measured_against_what_their_temperature_allows() -> None:
     differences = compare_layers(config, tensors, variables_of(config, tensors))
     scales = {row.layer: row.scale for row in differences}
     assert scales["logits"] == pytest.approx(1.0 / float(tensors["temperature"]))
-    variables = variables_of(config, tensors | {"temperature": tensors["temperature"] * np.float32(1.001)})
+    variables = variables_of(config, tensors | {"temperature": np.asarray(tensors["temperature"] * np.float32(1.001))})
     assert compare_layers(config, tensors, variables)[0].layer == "temperature"
 
 

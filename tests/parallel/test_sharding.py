@@ -32,6 +32,11 @@ def test_every_parameter_has_a_row_of_its_own_rank(state):
         assert len(axes) == leaf.ndim, f"{path} has shape {leaf.shape} but axes {axes}"
 
 
+def test_relative_position_embeddings_have_a_row():
+    # Those of the released configuration are absolute, so the model above has none.
+    assert logical_axes("params/text/layers_3/attention/distance/embedding") == (None, "features")
+
+
 def test_every_row_is_used(state):
     paths = list(leaves_by_path({"params": state.params, "batch_stats": state.batch_stats}))
     for pattern, axes in PARAMETER_AXES:

@@ -8,13 +8,14 @@ known. Instructions: `pickletools` of the standard library, which also decodes t
 
 import pickletools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from align_jax.conversion.readers.tensors import listing
 
 Function = Callable[[Any], Any]
 
 
+@runtime_checkable
 class Readable(Protocol):
     """What a pickle is read from."""
 
