@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt8
 
@@ -55,14 +56,14 @@ class Align(nn.Module):
 
     def __call__(
         self,
-        images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"],
-        input_ids: Int[Array, "B T"] | None = None,
-        attention_mask: Int[Array, "B T"] | None = None,
-        token_type_ids: Int[Array, "B T"] | None = None,
-        position_ids: Int[Array, "#B T"] | None = None,
+        images: UInt8[Array | np.ndarray, "B H W 3"] | Float[Array | np.ndarray, "B H W 3"],
+        input_ids: Int[Array | np.ndarray, "B T"] | None = None,
+        attention_mask: Int[Array | np.ndarray, "B T"] | None = None,
+        token_type_ids: Int[Array | np.ndarray, "B T"] | None = None,
+        position_ids: Int[Array | np.ndarray, "#B T"] | None = None,
         *,
-        inputs_embeds: Float[Array, "B T E"] | None = None,
-        head_mask: Float[Array, "heads"] | Float[Array, "L heads"] | None = None,
+        inputs_embeds: Float[Array | np.ndarray, "B T E"] | None = None,
+        head_mask: Float[Array | np.ndarray, "heads"] | Float[Array | np.ndarray, "L heads"] | None = None,
         train: bool = False,
     ) -> AlignEmbeddings:
         """Embeds pairs.
@@ -85,7 +86,10 @@ class Align(nn.Module):
         return AlignEmbeddings(unit_length(image), unit_length(text), self.temperature)
 
     def encode_image(
-        self, images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"], *, train: bool = False
+        self,
+        images: UInt8[Array | np.ndarray, "B H W 3"] | Float[Array | np.ndarray, "B H W 3"],
+        *,
+        train: bool = False,
     ) -> tuple[Float[Array, "B D"], ImageFeatures]:
         """Float32 embeddings, not normalised, and what the tower computed on the way."""
         features = self.image(scale_pixels(images), train=train)
@@ -95,13 +99,13 @@ class Align(nn.Module):
 
     def encode_text(
         self,
-        input_ids: Int[Array, "B T"] | None = None,
-        attention_mask: Int[Array, "B T"] | None = None,
-        token_type_ids: Int[Array, "B T"] | None = None,
-        position_ids: Int[Array, "#B T"] | None = None,
+        input_ids: Int[Array | np.ndarray, "B T"] | None = None,
+        attention_mask: Int[Array | np.ndarray, "B T"] | None = None,
+        token_type_ids: Int[Array | np.ndarray, "B T"] | None = None,
+        position_ids: Int[Array | np.ndarray, "#B T"] | None = None,
         *,
-        inputs_embeds: Float[Array, "B T E"] | None = None,
-        head_mask: Float[Array, "heads"] | Float[Array, "L heads"] | None = None,
+        inputs_embeds: Float[Array | np.ndarray, "B T E"] | None = None,
+        head_mask: Float[Array | np.ndarray, "heads"] | Float[Array | np.ndarray, "L heads"] | None = None,
         train: bool = False,
     ) -> tuple[Float[Array, "B D"], TextFeatures]:
         """Float32 embeddings, not normalised, and what the tower computed on the way."""
@@ -112,11 +116,13 @@ class Align(nn.Module):
         return self.text_projection(features.last_hidden_state[:, 0].astype(jnp.float32)), features
 
 
-def scale_pixels(images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
+def scale_pixels(
+    images: UInt8[Array | np.ndarray, "B H W 3"] | Float[Array | np.ndarray, "B H W 3"],
+) -> Float[Array, "B H W 3"]:
     """Bytes to [-1, 1], as the released model does; floating-point images pass unchanged."""
     if images.dtype == jnp.uint8:
-        return images.astype(jnp.float32) / 127.5 - 1.0
-    return images
+        return jnp.asarray(images, jnp.float32) / 127.5 - 1.0
+    return jnp.asarray(images)
 
 
 def unit_length(vectors: Float[Array, "B D"]) -> Float[Array, "B D"]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
@@ -42,13 +43,13 @@ class Bert(nn.Module):
     @nn.compact
     def __call__(
         self,
-        input_ids: Int[Array, "B T"] | None = None,
-        attention_mask: Int[Array, "B T"] | None = None,
-        token_type_ids: Int[Array, "B T"] | None = None,
-        position_ids: Int[Array, "#B T"] | None = None,
+        input_ids: Int[Array | np.ndarray, "B T"] | None = None,
+        attention_mask: Int[Array | np.ndarray, "B T"] | None = None,
+        token_type_ids: Int[Array | np.ndarray, "B T"] | None = None,
+        position_ids: Int[Array | np.ndarray, "#B T"] | None = None,
         *,
-        inputs_embeds: Float[Array, "B T D"] | None = None,
-        head_mask: Float[Array, "heads"] | Float[Array, "L heads"] | None = None,
+        inputs_embeds: Float[Array | np.ndarray, "B T D"] | None = None,
+        head_mask: Float[Array | np.ndarray, "heads"] | Float[Array | np.ndarray, "L heads"] | None = None,
         train: bool = False,
     ) -> TextFeatures:
         """Encodes tokens.
@@ -120,10 +121,10 @@ class Embeddings(nn.Module):
     @nn.compact
     def __call__(
         self,
-        input_ids: Int[Array, "B T"] | None,
-        token_type_ids: Int[Array, "B T"] | None,
-        position_ids: Int[Array, "#B T"] | None,
-        inputs_embeds: Float[Array, "B T D"] | None,
+        input_ids: Int[Array | np.ndarray, "B T"] | None,
+        token_type_ids: Int[Array | np.ndarray, "B T"] | None,
+        position_ids: Int[Array | np.ndarray, "#B T"] | None,
+        inputs_embeds: Float[Array | np.ndarray, "B T D"] | None,
     ) -> Float[Array, "B T D"]:
         config, embed = self.config, self.layers.embed
         word = embed(config.vocab_size, config.hidden_size, name="word")
@@ -150,8 +151,8 @@ class Embeddings(nn.Module):
 def _embed_tokens(
     word: nn.Embed,
     padding: int | None,
-    input_ids: Int[Array, "B T"] | None,
-    inputs_embeds: Float[Array, "B T D"] | None,
+    input_ids: Int[Array | np.ndarray, "B T"] | None,
+    inputs_embeds: Float[Array | np.ndarray, "B T D"] | None,
 ) -> Float[Array, "B T D"]:
     """Rows of the token table, or what stands in for them; the row of the padding gets no gradient."""
     _ = word.embedding  # makes the parameter, also for a call that brings its own embeddings
@@ -160,7 +161,7 @@ def _embed_tokens(
             raise ValueError("neither input_ids nor inputs_embeds is given; give exactly one of them")
         if inputs_embeds.shape[-1] != word.features:
             raise ValueError(f"inputs_embeds are {inputs_embeds.shape[-1]} wide; the text tower takes {word.features}")
-        return inputs_embeds.astype(word.dtype)
+        return jnp.asarray(inputs_embeds, word.dtype)
     if inputs_embeds is not None:
         raise ValueError("both input_ids and inputs_embeds are given; give exactly one of them")
     x = word(input_ids)
@@ -177,7 +178,10 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], mask_bias: Float[Array, "B 1 1 T"], head_mask: Float[Array, "heads"] | None
+        self,
+        x: Float[Array, "B T D"],
+        mask_bias: Float[Array, "B 1 1 T"],
+        head_mask: Float[Array | np.ndarray, "heads"] | None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B heads T T"]]:
         config, layers = self.config, self.layers
         attended, attention = SelfAttention(config, layers, name="attention")(x, mask_bias, head_mask)
@@ -195,7 +199,10 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], mask_bias: Float[Array, "B 1 1 T"], head_mask: Float[Array, "heads"] | None
+        self,
+        x: Float[Array, "B T D"],
+        mask_bias: Float[Array, "B 1 1 T"],
+        head_mask: Float[Array | np.ndarray, "heads"] | None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B heads T T"]]:
         config, dense = self.config, self.layers.dense
         batch, length, width = x.shape
@@ -238,8 +245,8 @@ def distance_embeddings(table: Float[Array, "R F"], length: int) -> Float[Array,
 
 
 def _head_masks(
-    head_mask: Float[Array, "heads"] | Float[Array, "L heads"] | None, config: AlignTextConfig
-) -> list[Float[Array, "heads"] | None]:
+    head_mask: Float[Array | np.ndarray, "heads"] | Float[Array | np.ndarray, "L heads"] | None, config: AlignTextConfig
+) -> list[Float[Array | np.ndarray, "heads"] | None]:
     """The factors of the heads for each layer."""
     depth, heads = config.num_hidden_layers, config.num_attention_heads
     if head_mask is None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -60,14 +61,14 @@ class EfficientNet(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, images: Float[Array, "B H W 3"], *, train: bool = False) -> ImageFeatures:
+    def __call__(self, images: Float[Array | np.ndarray, "B H W 3"], *, train: bool = False) -> ImageFeatures:
         """Encodes images whose pixels are already scaled: to [-1, 1] for ALIGN."""
         config = self.config
         if isinstance(config, EfficientNetConfig) and config.id2label:
             return self._classify(config, images, train)
         layers = self._layers(train)
         stem_padding = symmetric_padding(3) if config.stem_padding == "symmetric" else strided_padding(3)
-        x = Stem(config.stem_channels, stem_padding, layers, name="stem")(images.astype(self.dtype))
+        x = Stem(config.stem_channels, stem_padding, layers, name="stem")(jnp.asarray(images, self.dtype))
         hidden_states = [x]
         for index, spec in enumerate(block_specs(config)):
             x = MBConv(spec, layers, name=f"blocks_{index}")(x, train=train)
@@ -76,7 +77,9 @@ class EfficientNet(nn.Module):
             x = Top(config.top_channels, layers, name="top")(x)
         return ImageFeatures(_pool(x, config.pooling_type), x, tuple(hidden_states))
 
-    def _classify(self, config: EfficientNetConfig, images: Float[Array, "B H W 3"], train: bool) -> ImageFeatures:
+    def _classify(
+        self, config: EfficientNetConfig, images: Float[Array | np.ndarray, "B H W 3"], train: bool
+    ) -> ImageFeatures:
         tower = EfficientNet(
             dataclasses.replace(config, id2label=()),
             self.batch_norm_group_size,
