@@ -255,8 +255,8 @@ def survive(cluster: Cluster, *, kill: int, terminate: int, seed: int) -> None:
         came = (
             cluster.kill_at(disturbed, moment, generator) if kind == "KILL" else cluster.terminate_at(disturbed, moment)
         )
-        when = f"{moment.delay_seconds:.2f} s after {f'step {step}' if step else 'the start'}{'' if came else ', too late'}"
-        print(f"{stopped + 1}/{len(kinds)}: {kind} {when}")
+        when = f"{moment.delay_seconds:.2f} s after {f'step {step}' if step else 'the start'}"
+        print(f"{stopped + 1}/{len(kinds)}: {kind} {when}{'' if came else ', too late'}")
     cluster.run_to_the_end(disturbed)
     assert metrics_without_times(disturbed) == metrics_without_times(left_alone)
     expected, found = final_state(cluster, left_alone), final_state(cluster, disturbed)
