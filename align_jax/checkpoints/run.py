@@ -126,7 +126,7 @@ class Checkpoints:
         try:
             from_primary(partial(self._steps.clear, selection))
         except PrimaryError as error:
-            raise CheckpointError(f"{self._steps.directory} cannot be put in order: {error}") from error
+            raise CheckpointError(f"{self._steps.directory} cannot be written: {error}") from error
         self._newest = selection.step
         return restored
 

@@ -127,7 +127,11 @@ class Steps:
             self._marker(step).unlink(missing_ok=True)
 
     def clear(self, selection: Selection) -> None:
-        """Frees the names of steps newer than the selected one: damaged ones are renamed, unfinished ones deleted."""
+        """Frees the names of steps newer than the selected one: damaged ones are renamed, unfinished ones deleted.
+
+        Makes the directory, so that one that cannot be written is known before the first step.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
         for one in selection.rejected:
             if not one.unfinished:
                 self.folder(one.step).rename(self._free_name(f"{one.step}.damaged"))
