@@ -7,9 +7,10 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import fsspec.config
 from etils import epath
 
 PathLike = str | os.PathLike[str]
@@ -31,14 +32,17 @@ def is_remote(path: PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
-def _path(path: PathLike) -> Path | epath.Path:
-    """A path of this machine, or of an object store."""
-    return epath.Path(path) if is_remote(path) else Path(path)
+def any_path(path: PathLike) -> Path | epath.Path:
+    """A path of this machine, or of an object store, where what was listed once is listed again."""
+    if not is_remote(path):
+        return Path(path)
+    fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
+    return epath.Path(path)
 
 
 def replace_file(path: PathLike, content: bytes) -> None:
     """Writes a file so that a reader, or a crash at any moment, sees the old content or the new, never a part."""
-    path = _path(path)
+    path = any_path(path)
     if not isinstance(path, Path):  # an object appears when all of it is there
         path.write_bytes(content)
         return
@@ -60,7 +64,9 @@ def replaced(path: Path) -> Iterator[Path]:
 
 def write_manifest(folder: PathLike) -> None:
     """Writes the checksum of every file below `folder` into `folder/SHA256SUMS`; the folder may be remote."""
-    replace_file(_path(folder) / MANIFEST, _manifest({name: _digest(path) for name, path in _files(folder).items()}))
+    files = files_below(folder)
+    files.pop(MANIFEST, None)
+    replace_file(any_path(folder) / MANIFEST, _manifest({name: _digest(path) for name, path in files.items()}))
 
 
 def check_manifest(folder: PathLike) -> None:
@@ -78,13 +84,12 @@ def check_manifest(folder: PathLike) -> None:
 
 def manifest_problems(folder: PathLike) -> list[str]:
     """How a folder differs from its manifest, a phrase for each file; empty if it is as it was written."""
-    try:
-        content = (_path(folder) / MANIFEST).read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+    files = files_below(folder)
+    if MANIFEST not in files:
         return [f"{MANIFEST} is missing"]
+    content = files.pop(MANIFEST).read_bytes()
     lines = content.decode(errors="replace").splitlines()
     expected = {name: listed for listed, _, name in (line.partition("  ") for line in lines)}
-    files = _files(folder)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
         found = dict(zip(files, threads.map(_digest, files.values()), strict=True))
     problems = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
@@ -100,20 +105,20 @@ def _manifest(digests: dict[str, str]) -> bytes:
     return "".join(f"{digests[name]}  {name}\n" for name in sorted(digests)).encode()
 
 
-def _files(folder: PathLike) -> dict[str, Path | epath.Path]:
-    """The files below a folder, but for its manifest, by relative name."""
-    path = _path(folder)
+def files_below(folder: PathLike) -> dict[str, Path | epath.Path]:
+    """The files of a folder and its folders, by relative name, in order."""
+    path = any_path(folder)
     if isinstance(path, Path):
-        found = [entry for entry in path.rglob("*") if entry.is_file()]
-    else:
-        found = [epath.Path(parent) / name for parent, _, names in path.walk() for name in names]
-    named = {entry.relative_to(path).as_posix(): entry for entry in found}
-    return {name: named[name] for name in sorted(named) if name != MANIFEST}
+        relative = [entry.relative_to(path) for entry in path.rglob("*") if entry.is_file()]
+    else:  # what is walked through may have another spelling than `path`, without the scheme
+        walked = [(PurePosixPath(parent), names) for parent, _, names in path.walk()]
+        relative = [parent.relative_to(walked[0][0]) / name for parent, names in walked for name in names]
+    return {name: path / name for name in sorted(entry.as_posix() for entry in relative)}
 
 
 def _digest(path: Path | epath.Path) -> str:
-    file: Any  # etils declares less than its files do
-    with path.open("rb") as file:
+    opened: Any = path.open("rb")  # etils declares less than its files can do
+    with opened as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

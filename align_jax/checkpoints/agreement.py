@@ -17,15 +17,14 @@ def from_primary(compute: Callable[[], Any]) -> Any:
     """What `compute` gives in the first process, as JSON; every process must call this, and gets it.
 
     Raises:
-        PrimaryError: with the text of an OSError or ValueError in the first process, in every process.
+        PrimaryError: if `compute` fails, in every process: none may wait for an answer that never comes.
     """
+    answer, cause = {}, None
     if jax.process_index() == 0:
         try:
             answer = {"value": compute()}
-        except (OSError, ValueError) as error:
-            answer = {"error": str(error)}
-    else:
-        answer = {}
+        except Exception as error:
+            answer, cause = {"error": str(error) or type(error).__name__}, error
     if jax.process_count() > 1:
         content = np.frombuffer(json.dumps(answer).encode(), np.uint8)
         size = int(broadcast_one_to_all(np.int32(content.size)))
@@ -33,5 +32,5 @@ def from_primary(compute: Callable[[], Any]) -> Any:
         padded[: content.size] = content[:size]
         answer = json.loads(bytes(np.asarray(broadcast_one_to_all(padded))))
     if "error" in answer:
-        raise PrimaryError(answer["error"])
+        raise PrimaryError(answer["error"]) from cause
     return answer["value"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from etils import epath
 
-from align_jax.files import MANIFEST, PathLike, is_remote, manifest_problems, write_manifest
+from align_jax.files import MANIFEST, PathLike, any_path, files_below, is_remote, manifest_problems, write_manifest
 
 _UNFINISHED = ".unfinished"
 _NAMED_PROBLEMS = 5  # of a step; a folder has thousands of files
@@ -67,7 +67,8 @@ class Steps:
             raise ValueError(f"keep_latest {keep_latest} keeps nothing to continue from; use 1 or more")
         if keep_every is not None and keep_every < 1:
             raise ValueError(f"keep_every {keep_every} is not a number of steps; use 1 or more, or leave it out")
-        self.directory = epath.Path(directory) if is_remote(directory) else epath.Path(Path(directory).absolute())
+        path = any_path(directory)
+        self.directory = epath.Path(path.absolute() if isinstance(path, Path) else path)
         self._keep_latest, self._keep_every = keep_latest, keep_every
 
     def folder(self, step: int) -> epath.Path:
@@ -134,7 +135,7 @@ class Steps:
         self.directory.mkdir(parents=True, exist_ok=True)
         for one in selection.rejected:
             if not one.unfinished:
-                self.folder(one.step).rename(self._free_name(f"{one.step}.damaged"))
+                _move(self.folder(one.step), self._free_name(f"{one.step}.damaged"))
         for step in _steps(name for name in self._names() if name.endswith(_UNFINISHED)):
             if step == selection.step:  # the run ended between its manifest and this
                 self._marker(step).unlink(missing_ok=True)
@@ -181,3 +182,12 @@ def _delete(folder: epath.Path) -> None:
             folder.rmtree()
     else:
         shutil.rmtree(folder, ignore_errors=True)  # a thread that failed to write may still add a file
+
+
+def _move(folder: epath.Path, target: epath.Path) -> None:
+    if not is_remote(folder):
+        folder.rename(target)
+        return
+    for name, path in files_below(folder).items():
+        epath.Path(path).copy(target / name)
+    _delete(folder)

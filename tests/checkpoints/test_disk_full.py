@@ -46,7 +46,10 @@ def test_full_disk_is_one_clear_error_and_the_earlier_step_stays(tmp_path):
     command = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh", tmp_path, sys.executable, TRAINING]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "XLA_FLAGS": ""}
     done = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True, env=environment)
-    full = f"could not be written: the disk of {tmp_path}/checkpoints is full; make room; the earlier checkpoints are as they were"
+    full = (
+        f"could not be written: the disk of {tmp_path}/checkpoints is full; make room; "
+        "the earlier checkpoints are as they were"
+    )
     assert done.stderr.splitlines()[0] == f"checkpoint 20 {full}", done.stderr
     assert done.stderr.splitlines()[-1] == f"align_jax.checkpoints.steps.SaveError: checkpoint 30 {full}", done.stderr
     assert done.stdout.splitlines() == ["['10'] 10", "20 True ()", "10", "20"], done.stdout

@@ -6,6 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from align_jax.checkpoints import Checkpoints
+from align_jax.files import write_manifest
+from tests.checkpoints.small_state import abstract
+
 PROCESS = """
 import json, sys
 from pathlib import Path
@@ -75,3 +83,9 @@ def test_two_processes_save_fall_back_and_fail_together(tmp_path):
     expected = "[null, [30, 30, []], [20, 20, [30]], [30, 30, []], true]"
     assert [out.splitlines()[-1:] for out, _ in outputs] == [[expected]] * 2, outputs
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["20", "30", "30.damaged"]
+
+    write_manifest(tmp_path / "run" / "30")  # its files are those that both processes wrote
+    kernel = jnp.arange(16.0).reshape(8, 2) + 30
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        restored = checkpoints.restore(abstract({"kernel": kernel, "step": jnp.int32(30)}))
+    np.testing.assert_array_equal(restored.state["kernel"], kernel)
