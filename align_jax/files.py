@@ -5,8 +5,15 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import fsspec.config
+from etils import epath
+
+PathLike = str | os.PathLike[str]
 
 MANIFEST = "SHA256SUMS"
 """The checksums of a folder's files, as `sha256sum --check` reads them too."""
@@ -20,8 +27,25 @@ class DiskFullError(ValueError):
     """There is no room for what is to be written."""
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def is_remote(path: PathLike) -> bool:
+    """Whether a path is in an object store, such as `gs://bucket/run`."""
+    return "://" in os.fspath(path)
+
+
+def any_path(path: PathLike) -> Path | epath.Path:
+    """A path of this machine, or of an object store, where what was listed once is listed again."""
+    if not is_remote(path):
+        return Path(path)
+    fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
+    return epath.Path(path)
+
+
+def replace_file(path: PathLike, content: bytes) -> None:
     """Writes a file so that a reader, or a crash at any moment, sees the old content or the new, never a part."""
+    path = any_path(path)
+    if not isinstance(path, Path):  # an object appears when all of it is there
+        path.write_bytes(content)
+        return
     with replaced(path) as temporary:
         temporary.write_bytes(content)
 
@@ -38,41 +62,63 @@ def replaced(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_manifest(folder: Path) -> None:
-    """Writes the checksum of every file below `folder` into `folder/SHA256SUMS`."""
-    lines = [f"{_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder)]
-    replace_file(folder / MANIFEST, "".join(lines).encode())
+def write_manifest(folder: PathLike) -> None:
+    """Writes the checksum of every file below `folder` into `folder/SHA256SUMS`; the folder may be remote."""
+    files = files_below(folder)
+    files.pop(MANIFEST, None)
+    replace_file(any_path(folder) / MANIFEST, _manifest({name: _digest(path) for name, path in files.items()}))
 
 
-def check_manifest(folder: Path) -> None:
+def check_manifest(folder: PathLike) -> None:
     """Compares a folder with its manifest.
 
     Raises:
         ManifestError: if there is no manifest, or files are missing, added or altered; all are named.
     """
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
+    problems = manifest_problems(folder)
+    if problems == [f"{MANIFEST} is missing"]:
         raise ManifestError(f"{folder} has no {MANIFEST}, so it was not written whole; convert or save the model again")
-    lines = manifest.read_text(errors="replace").splitlines()
-    expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    found = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
-    problems = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
-    problems += [f"{name} was added" for name in sorted(found.keys() - expected.keys())]
-    problems += [
-        f"{name} was altered"
-        for name in sorted(expected.keys() & found.keys())
-        if _digest(found[name]) != expected[name]
-    ]
     if problems:
         raise ManifestError(f"{folder} is damaged: {'; '.join(problems)}; copy, convert or save the model again")
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+def manifest_problems(folder: PathLike) -> list[str]:
+    """How a folder differs from its manifest, a phrase for each file; empty if it is as it was written."""
+    files = files_below(folder)
+    if MANIFEST not in files:
+        return [f"{MANIFEST} is missing"]
+    content = files.pop(MANIFEST).read_bytes()
+    lines = content.decode(errors="replace").splitlines()
+    expected = {name: listed for listed, _, name in (line.partition("  ") for line in lines)}
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+        found = dict(zip(files, threads.map(_digest, files.values()), strict=True))
+    problems = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
+    problems += [f"{name} was added" for name in sorted(found.keys() - expected.keys())]
+    problems += [
+        f"{name} was altered" for name in sorted(expected.keys() & found.keys()) if found[name] != expected[name]
+    ]
+    # The manifest itself must be, to the byte, what would be written now: nothing protects it but that.
+    return problems or ([] if content == _manifest(found) else [f"{MANIFEST} was altered"])
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+def _manifest(digests: dict[str, str]) -> bytes:
+    return "".join(f"{digests[name]}  {name}\n" for name in sorted(digests)).encode()
+
+
+def files_below(folder: PathLike) -> dict[str, Path | epath.Path]:
+    """The files of a folder and its folders, by relative name, in order."""
+    path = any_path(folder)
+    if isinstance(path, Path):
+        relative = [entry.relative_to(path) for entry in path.rglob("*") if entry.is_file()]
+    else:  # what is walked through may have another spelling than `path`, without the scheme
+        walked = [(PurePosixPath(parent), names) for parent, _, names in path.walk()]
+        relative = [parent.relative_to(walked[0][0]) / name for parent, names in walked for name in names]
+    return {name: path / name for name in sorted(entry.as_posix() for entry in relative)}
+
+
+def _digest(path: Path | epath.Path) -> str:
+    opened: Any = path.open("rb")  # etils declares less than its files can do
+    with opened as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -108,7 +154,7 @@ def new_folder(path: Path, size_bytes: int = 0) -> Iterator[Path]:
         temporary.rename(path)
         _flush_to_disk(path.parent)
     except Exception as error:
-        if not _is_disk_full(error):
+        if not is_disk_full(error):
             raise
         raise DiskFullError(f"the disk of {path.parent} is full; make room, or write elsewhere") from error
     finally:
@@ -124,7 +170,7 @@ def _require_room(folder: Path, size_bytes: int) -> None:
         )
 
 
-def _is_disk_full(error: BaseException | None) -> bool:
+def is_disk_full(error: BaseException | None) -> bool:
     """Whether an error, or one that led to it, says so; libraries have errors of their own, with the system's words."""
     words = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
     while error is not None and not isinstance(error, DiskFullError):

@@ -5,7 +5,15 @@ import subprocess
 
 import pytest
 
-from align_jax.files import MANIFEST, ManifestError, check_manifest, new_folder, replace_file, write_manifest
+from align_jax.files import (
+    MANIFEST,
+    ManifestError,
+    check_manifest,
+    manifest_problems,
+    new_folder,
+    replace_file,
+    write_manifest,
+)
 
 
 def test_replaced_file_keeps_its_content_when_writing_fails(tmp_path):
@@ -71,6 +79,20 @@ def test_missing_and_added_files_are_named_together(sealed):
     (sealed / "first").rename(sealed / "third")
     with pytest.raises(ManifestError, match="first is missing; third was added"):
         check_manifest(sealed)
+
+
+def test_every_bit_of_the_manifest_counts(tmp_path):
+    (tmp_path / "file").write_bytes(b"1234")
+    write_manifest(tmp_path)
+    good = (tmp_path / MANIFEST).read_bytes()
+    for position in range(8 * len(good)):
+        altered = bytearray(good)
+        altered[position // 8] ^= 1 << position % 8
+        (tmp_path / MANIFEST).write_bytes(altered)
+        assert manifest_problems(tmp_path), position
+    for length in range(len(good)):
+        (tmp_path / MANIFEST).write_bytes(good[:length])
+        assert manifest_problems(tmp_path), length
 
 
 def test_folder_without_manifest_is_refused(sealed):
