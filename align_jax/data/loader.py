@@ -5,13 +5,13 @@ of shuffled epochs, whatever the number of processes and workers, so a run conti
 Shuffling is by index (a permutation that is computed, not stored), and what is random about an example comes from a
 counter-based generator with the key (seed, position in the stream), so no example depends on another one.
 
-Process p of n gets the rows [p*B/n, (p+1)*B/n) of each batch.
+A process reads only the rows of each batch that its devices hold (`parallel.mesh.process_rows`).
 """
 
 import functools
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -52,8 +52,7 @@ class TrainLoader:
       seed: order and augmentation follow from it.
       quarantine: where records go that cannot be used; the next usable record of the data set takes the place of such
         a one, on every process alike. Where it is None, the first such record is an error.
-      process_index: which process this is.
-      process_count: how many processes share a batch.
+      rows: the rows of the batch that this process needs, in this order; all when absent.
       workers: worker processes; 0 prepares batches in threads of this process, which suits small images and few cores.
       cache_bytes: a data set whose resized images fit into this is decoded once and kept in memory (in each worker).
       neighbours: records that stand next to each other in the data set and stay together when it is shuffled. Where
@@ -67,8 +66,7 @@ class TrainLoader:
     batch_size: int
     seed: int
     quarantine: Quarantine | None = None
-    process_index: int = 0
-    process_count: int = 1
+    rows: Sequence[int] | None = None
     workers: int = 0
     cache_bytes: int = 0
     neighbours: int = 1
@@ -76,7 +74,7 @@ class TrainLoader:
     def __post_init__(self) -> None:
         if self.neighbours < 1:
             raise ValueError(f"neighbours {self.neighbours} is not positive; 1 shuffles every record by itself")
-        _rows_of_process(self.batch_size, self.process_index, self.process_count)
+        _check_rows(self.batch_size, self.rows)
         _check_source(self.source)
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed {self.seed} is not between 0 and 2**63 - 1")
@@ -85,7 +83,7 @@ class TrainLoader:
         """Batches from `start_step` on, this process's rows; close it (`contextlib.closing`) before the program ends.
 
         Yields:
-          uint8 images `[B/n crop_px crop_px 3]`, int32 token ids and mask `[B/n text_length]`.
+          uint8 images `[R crop_px crop_px 3]`, int32 token ids and mask `[R text_length]`, for R of the batch's B rows.
         """
         if start_step < 0:
             raise ValueError(f"start_step {start_step} is negative; steps count from 0")
@@ -102,8 +100,7 @@ class EvaluationLoader:
       batch_size: rows per batch over all processes; the last batch is filled with rows that are not valid.
       quarantine: where records go that cannot be used; their rows are not valid. Where it is None, the first such
         record is an error.
-      process_index: which process this is.
-      process_count: how many processes share a batch.
+      rows: the rows of the batch that this process needs, in this order; all when absent.
       workers: worker processes; 0 prepares batches in threads of this process.
     """
 
@@ -111,12 +108,11 @@ class EvaluationLoader:
     transform: ImageTransform
     batch_size: int
     quarantine: Quarantine | None = None
-    process_index: int = 0
-    process_count: int = 1
+    rows: Sequence[int] | None = None
     workers: int = 0
 
     def __post_init__(self) -> None:
-        _rows_of_process(self.batch_size, self.process_index, self.process_count)
+        _check_rows(self.batch_size, self.rows)
         _check_source(self.source)
 
     def __len__(self) -> int:
@@ -133,7 +129,7 @@ class _TrainBatches:
     def __init__(self, loader: TrainLoader, start_step: int) -> None:
         self._loader = loader
         self._start_step = start_step
-        self._rows = _rows_of_process(loader.batch_size, loader.process_index, loader.process_count)
+        self._rows = range(loader.batch_size) if loader.rows is None else loader.rows
         self._bad: set[int] = set()
         resized_bytes = 3 * loader.transform.resize_px**2
         self._cache_fits = len(loader.source) * resized_bytes <= loader.cache_bytes
@@ -144,11 +140,11 @@ class _TrainBatches:
 
     def __getitem__(self, index: int) -> PairBatch:
         loader, side = self._loader, self._loader.transform.crop_px
-        first = (self._start_step + index) * loader.batch_size + self._rows.start
+        first = (self._start_step + index) * loader.batch_size
         images = np.empty((len(self._rows), side, side, 3), np.uint8)
         captions = []
-        for row in range(len(self._rows)):
-            images[row], caption = self._example(first + row)
+        for place, row in enumerate(self._rows):
+            images[place], caption = self._example(first + row)
             captions.append(caption)
         return PairBatch(images, *loader.tokenizer.encode(captions, loader.text_length))
 
@@ -196,7 +192,7 @@ class _EvaluationBatches:
 
     def __init__(self, loader: EvaluationLoader) -> None:
         self._loader = loader
-        self._rows = _rows_of_process(loader.batch_size, loader.process_index, loader.process_count)
+        self._rows = range(loader.batch_size) if loader.rows is None else loader.rows
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -204,14 +200,16 @@ class _EvaluationBatches:
     def __getitem__(self, index: int) -> EvaluationBatch:
         loader, rows, side = self._loader, len(self._rows), self._loader.transform.crop_px
         images, valid = np.zeros((rows, side, side, 3), np.uint8), np.zeros(rows, np.bool_)
-        first = index * loader.batch_size + self._rows.start
-        for row, position in enumerate(range(first, min(first + rows, len(loader.source)))):
+        for place, row in enumerate(self._rows):
+            position = index * loader.batch_size + row
+            if position >= len(loader.source):
+                continue
             key = f"record {position}"
             try:
                 record = loader.source[position]
                 key = record.key
-                images[row] = loader.transform.evaluate(decode_image(record.image))
-                valid[row] = True
+                images[place] = loader.transform.evaluate(decode_image(record.image))
+                valid[place] = True
             except (ImageDecodeError, RecordError) as error:
                 _put_aside(loader.quarantine, key, error)
         return EvaluationBatch(images, valid)
@@ -247,16 +245,14 @@ def _put_aside(quarantine: Quarantine | None, key: str, error: ValueError) -> No
     quarantine.add(key, str(error))
 
 
-def _rows_of_process(batch_size: int, process_index: int, process_count: int) -> range:
-    """The rows of each batch that belong to a process."""
-    if process_count < 1 or not 0 <= process_index < process_count:
-        raise ValueError(f"process {process_index} of {process_count} is no process; they count from 0")
-    if batch_size < 1 or batch_size % process_count:
-        below = batch_size - batch_size % process_count
-        sizes = f"{below} or {below + process_count}" if below > 0 else f"{process_count}"
-        raise ValueError(f"batch_size {batch_size} is not divisible by {process_count} processes; use {sizes}")
-    rows = batch_size // process_count
-    return range(process_index * rows, (process_index + 1) * rows)
+def _check_rows(batch_size: int, rows: Sequence[int] | None) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size} is not positive; use 1 or more")
+    outside = [row for row in rows or () if not 0 <= row < batch_size]
+    if outside:
+        raise ValueError(f"row {outside[0]} is not in a batch of {batch_size}; rows count from 0")
+    if rows is not None and not len(rows):
+        raise ValueError("this process has no rows of the batch; use a mesh that spans its devices")
 
 
 def _check_source(source: PairSequence) -> None:

@@ -1,5 +1,6 @@
 """Settings of a training's input: which pairs, and how they become batches."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from align_jax.data.images import ImageTransform
@@ -40,10 +41,9 @@ class PairData:
         *,
         batch_size: int,
         seed: int,
-        process_index: int,
-        process_count: int,
+        rows: Sequence[int] | None = None,
     ) -> TrainLoader:
-        """Opens the training pairs as one process sees them."""
+        """Opens the training pairs; `rows` are the rows of each batch that this process needs, all when absent."""
         return TrainLoader(
             self.train.open(),
             self.transform,
@@ -52,8 +52,7 @@ class PairData:
             batch_size=batch_size,
             seed=seed,
             quarantine=quarantine,
-            process_index=process_index,
-            process_count=process_count,
+            rows=rows,
             workers=self.workers,
             cache_bytes=self.cache_bytes,
             neighbours=self.neighbours,

@@ -13,7 +13,7 @@ import numpy as np
 from align_jax.checkpoints import Checkpoints
 from align_jax.configuration import ConfigurationError
 from align_jax.data.quarantine import Quarantine
-from align_jax.parallel.mesh import batch_sharding, check_batch_size, place_batch
+from align_jax.parallel.mesh import batch_sharding, check_batch_size, place_batch, process_rows
 from align_jax.parallel.sharding import parameter_count
 from align_jax.training.evaluations import Retrieval
 from align_jax.training.experiment import Experiment
@@ -67,8 +67,7 @@ def train(
         quarantine,
         batch_size=experiment.batch_size,
         seed=experiment.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        rows=process_rows(rows, experiment.batch_size),
     )
     evaluations = [
         Retrieval(settings, experiment.task.module(), mesh, tokenizer, experiment.data, quarantine)

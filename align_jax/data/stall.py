@@ -1,0 +1,2 @@
+class DataStalledError(RuntimeError):
+    pass
