@@ -25,8 +25,12 @@ from jaxtyping import UInt8
 from align_jax.data.images import ImageDecodeError, ImageTransform, decode_image, resize_bilinear
 from align_jax.data.quarantine import Quarantine
 from align_jax.data.records import DatasetError, PairSequence, RecordError
+from align_jax.data.stall import ReadingMarks, set_worker, watched
 from align_jax.data.text import Tokenizer
 from align_jax.types import PairBatch
+
+STALL_SECONDS = 300.0
+"""The longest wait for a batch, unless another is given."""
 
 LARGEST_DATASET = 2**32 - 1
 """Records in a data set at most: Grain's shuffle computes with 32-bit indices."""
@@ -57,6 +61,7 @@ class TrainLoader:
       cache_bytes: a data set whose resized images fit into this is decoded once and kept in memory (in each worker).
       neighbours: records that stand next to each other in the data set and stay together when it is shuffled. Where
         related pictures are stored side by side, they become each other's hard negatives.
+      stall_seconds: the longest wait for a batch; a source that takes longer is an error (`DataStalledError`).
     """
 
     source: PairSequence
@@ -70,6 +75,7 @@ class TrainLoader:
     workers: int = 0
     cache_bytes: int = 0
     neighbours: int = 1
+    stall_seconds: float = STALL_SECONDS
 
     def __post_init__(self) -> None:
         if self.neighbours < 1:
@@ -87,7 +93,7 @@ class TrainLoader:
         """
         if start_step < 0:
             raise ValueError(f"start_step {start_step} is negative; steps count from 0")
-        return _in_parallel(_TrainBatches(self, start_step), self.workers)
+        return _in_parallel(_TrainBatches(self, start_step), self)
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,7 @@ class EvaluationLoader:
         record is an error.
       rows: the rows of the batch that this process needs, in this order; all when absent.
       workers: worker processes; 0 prepares batches in threads of this process.
+      stall_seconds: the longest wait for a batch; a source that takes longer is an error (`DataStalledError`).
     """
 
     source: PairSequence
@@ -110,6 +117,7 @@ class EvaluationLoader:
     quarantine: Quarantine | None = None
     rows: Sequence[int] | None = None
     workers: int = 0
+    stall_seconds: float = STALL_SECONDS
 
     def __post_init__(self) -> None:
         _check_rows(self.batch_size, self.rows)
@@ -120,7 +128,7 @@ class EvaluationLoader:
 
     def iterate(self) -> Generator[EvaluationBatch, None, None]:
         """The batches, this process's rows of each: every process gets equally many."""
-        return _in_parallel(_EvaluationBatches(self), self.workers)
+        return _in_parallel(_EvaluationBatches(self), self)
 
 
 class _TrainBatches:
@@ -130,6 +138,7 @@ class _TrainBatches:
         self._loader = loader
         self._start_step = start_step
         self._rows = range(loader.batch_size) if loader.rows is None else loader.rows
+        self.marks = ReadingMarks(loader.workers)
         self._bad: set[int] = set()
         resized_bytes = 3 * loader.transform.resize_px**2
         self._cache_fits = len(loader.source) * resized_bytes <= loader.cache_bytes
@@ -173,7 +182,8 @@ class _TrainBatches:
             return None
         key = f"record {index}"
         try:
-            record = self._loader.source[index]
+            with self.marks.reading(index):
+                record = self._loader.source[index]
             key = record.key
             image = decode_image(record.image)
         except (ImageDecodeError, RecordError) as error:
@@ -193,6 +203,7 @@ class _EvaluationBatches:
     def __init__(self, loader: EvaluationLoader) -> None:
         self._loader = loader
         self._rows = range(loader.batch_size) if loader.rows is None else loader.rows
+        self.marks = ReadingMarks(loader.workers)
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -206,7 +217,8 @@ class _EvaluationBatches:
                 continue
             key = f"record {position}"
             try:
-                record = loader.source[position]
+                with self.marks.reading(position):
+                    record = loader.source[position]
                 key = record.key
                 images[place] = loader.transform.evaluate(decode_image(record.image))
                 valid[place] = True
@@ -260,25 +272,25 @@ def _check_source(source: PairSequence) -> None:
         raise DatasetError(f"the data set has {len(source)} records; 1 to {LARGEST_DATASET} are possible")
 
 
-def _in_parallel(batches: Any, workers: int) -> Generator[Any, None, None]:
+def _in_parallel(
+    batches: _TrainBatches | _EvaluationBatches, loader: TrainLoader | EvaluationLoader
+) -> Generator[Any, None, None]:
     """Yields a source's batches in order, prepared ahead by threads or worker processes."""
-    _without_opencv_threads(0, 0)
-    threads = 1 if workers else max(1, min(4, len(os.sched_getaffinity(0))))
+    _prepare_reader(-1, loader.workers)
+    threads = 1 if loader.workers else max(1, min(4, len(os.sched_getaffinity(0))))
     dataset = grain.MapDataset.source(batches).to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     )
-    if workers:
+    if loader.workers:
         if not flags.FLAGS.is_parsed():  # Grain hands the flags of absl to its workers, parsed or not
             flags.FLAGS.mark_as_parsed()
-        options = grain.multiprocessing.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-        dataset = dataset.mp_prefetch(options, worker_init_fn=_without_opencv_threads)
-    iterator = iter(dataset)
-    try:
-        yield from iterator
-    finally:
-        iterator.close()
+        options = grain.multiprocessing.MultiprocessingOptions(num_workers=loader.workers, per_worker_buffer_size=2)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_prepare_reader)
+    place = getattr(loader.source, "place", "record {}".format)
+    yield from watched(iter(dataset), batches.marks, loader.stall_seconds, place)
 
 
-def _without_opencv_threads(worker: int, workers: int) -> None:
-    """OpenCV's own threads only get into the way of ours."""
-    cv2.setNumThreads(0)
+def _prepare_reader(worker: int, workers: int) -> None:
+    """Once in every process that reads."""
+    cv2.setNumThreads(0)  # OpenCV's own threads only get into the way of ours
+    set_worker(worker + 1)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from align_jax.data.images import ImageTransform
-from align_jax.data.loader import TrainLoader
+from align_jax.data.loader import STALL_SECONDS, TrainLoader
 from align_jax.data.quarantine import Quarantine
 from align_jax.data.records import PairDataset
 from align_jax.data.text import Tokenizer
@@ -22,7 +22,8 @@ class PairData:
         workers: processes that decode and augment; 0 does it in threads of the training process.
         cache_bytes: decoded images kept in memory, so that small data sets are decoded once.
         neighbours: consecutive records that stay together in a batch, as each other's hard negatives.
-        max_bad_records: training stops when more records than this cannot be used.
+        max_bad_records: training stops when more records than this cannot be used, over all processes.
+        stall_seconds: training stops when it has waited for a batch so long; the message names what was being read.
     """
 
     train: PairDataset
@@ -33,6 +34,7 @@ class PairData:
     cache_bytes: int = 0
     neighbours: int = 1
     max_bad_records: int = 100
+    stall_seconds: float = STALL_SECONDS
 
     def loader(
         self,
@@ -56,4 +58,5 @@ class PairData:
             workers=self.workers,
             cache_bytes=self.cache_bytes,
             neighbours=self.neighbours,
+            stall_seconds=self.stall_seconds,
         )

@@ -8,6 +8,7 @@ Process 0 listens at the coordinator's own port, and stops listening before JAX 
 one a line, over TCP.
 """
 
+import contextlib
 import json
 import os
 import selectors
@@ -99,10 +100,8 @@ class RollCall:
             return self._ended
 
     def _send(self, **message: Any) -> None:
-        try:
+        with contextlib.suppress(OSError):  # what broke the connection is read from it
             self._connection.sendall(json.dumps(message).encode() + b"\n")
-        except OSError:
-            pass  # what broke the connection is read from it
 
     def _receive(self, line: bytes) -> None:
         message = json.loads(line) if line else {"ends": "process 0 has ended without a word"}
@@ -135,6 +134,8 @@ class RollCall:
     def _close(self) -> None:
         self._leaving = True
         self._send(leaves=True)
+        with contextlib.suppress(OSError):  # `close` alone would leave it open for as long as somebody reads from it
+            self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
 
 
@@ -269,17 +270,17 @@ class _Register(threading.Thread):
     def _broadcast(self, *others: socket.socket, **message: Any) -> None:
         line = json.dumps(message).encode() + b"\n"
         for connection in [own for own, _ in self._members.values()] + list(others):
-            try:
+            with contextlib.suppress(OSError):  # its end is read from it
                 connection.sendall(line)
-            except OSError:
-                pass  # its end is read from it
 
 
 def _connect(address: str, deadline: float, timeout_seconds: float) -> socket.socket:
     host, port = address.rsplit(":", 1)
     while True:
         try:
-            return socket.create_connection((host.strip("[]"), int(port)), timeout=max(1.0, deadline - time.monotonic()))
+            return socket.create_connection(
+                (host.strip("[]"), int(port)), timeout=max(1.0, deadline - time.monotonic())
+            )
         except OSError as error:
             if time.monotonic() > deadline:
                 raise DistributedError(

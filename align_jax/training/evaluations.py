@@ -97,6 +97,7 @@ class Retrieval:
             settings.batch_size,
             quarantine,
             rows=process_rows(batch_sharding(mesh), settings.batch_size),
+            stall_seconds=data.stall_seconds,
         )
 
     def run(self, variables: dict[str, Any]) -> RetrievalOutcome:

@@ -18,7 +18,7 @@ from align_jax.parallel.sharding import parameter_count
 from align_jax.training.evaluations import Retrieval
 from align_jax.training.experiment import Experiment
 from align_jax.training.state import TrainState, abstract_state, compile_init, state_initializer
-from align_jax.training.step import compile_step, train_step
+from align_jax.training.step import compile_step, compile_together, train_step
 from align_jax.training.summary import write_run_report
 from align_jax.training.telemetry import Telemetry
 from align_jax.training.workdir import check_same_model, open_tokenizer, tokenizer_digest, write_model_folder
@@ -98,6 +98,8 @@ def train(
         batches = resources.enter_context(closing(loader.iterate(start)))
         for step in range(start + 1, last_step + 1):
             batch = place_batch(recorder.timed_next(batches), rows)
+            if step == start + 1:
+                step_function = compile_together(step_function, state, batch)
             state, metrics = step_function(state, batch)
             recorder.dispatched(step, metrics)
             due = [evaluation for evaluation in evaluations if evaluation.settings.every.due(step)]
