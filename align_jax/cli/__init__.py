@@ -7,6 +7,7 @@ before the subcommand is known, so `--help` answers at once.
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -30,21 +31,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         return import_module(f"align_jax.cli.{command}").main(rest)
-    except KeyboardInterrupt:
-        print(f"align-jax {command}: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+    except (Exception, KeyboardInterrupt) as error:
+        return report(f"align-jax {command}", error)
+
+
+def report(program: str, error: BaseException) -> int:
+    """Says on standard error, in one line, what ended a command, and returns its exit status.
+
+    An error that no command should raise is shown with all there is to know of it.
+    """
+    if isinstance(error, BrokenPipeError):  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, FileNotFoundError, NotADirectoryError, PermissionError, ModuleNotFoundError) as error:
-        print(f"align-jax {command}: {_one_line(error)}", file=sys.stderr)
-        return 2
-    except (RuntimeError, OSError) as error:
-        if (status := getattr(error, "exit_status", None)) is not None:  # a planned end
-            print(f"align-jax {command}: {_one_line(error)}", file=sys.stderr)
-            return status
-        print(f"align-jax {command}: {type(error).__name__}: {_one_line(error)}", file=sys.stderr)
-        return 1
+    if isinstance(error, KeyboardInterrupt):
+        status, text = 130, "interrupted"
+    elif isinstance(error, (ValueError, FileNotFoundError, NotADirectoryError, PermissionError, ModuleNotFoundError)):
+        status, text = 2, _one_line(error)
+    elif isinstance(exit_status := getattr(error, "exit_status", None), int):  # a planned end
+        status, text = exit_status, _one_line(error)
+    elif isinstance(error, (RuntimeError, OSError)):
+        status, text = 1, f"{type(error).__name__}: {_one_line(error)}"
+    else:
+        status, text = 1, "".join(traceback.format_exception(error)).rstrip()
+    print(f"{program}: {text}", file=sys.stderr, flush=True)
+    return status
 
 
 def _help() -> str:

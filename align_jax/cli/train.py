@@ -3,11 +3,13 @@
 import argparse
 import ast
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+from align_jax.cli import report
 from align_jax.cli.arguments import ArgumentParser
 from align_jax.parallel.host_memory import keep_freed_memory
 
@@ -28,6 +30,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--workdir", metavar="DIR", help="folder of the run: checkpoints, metrics, report")
     parser.add_argument("--steps", type=int, metavar="N", help="stop after N steps in all; the schedule stays as it is")
     parser.add_argument("--profile", metavar="A:B", help="record steps A to B with the profiler, into DIR/profile")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 runs, on hosts without a cluster")
+    parser.add_argument("--processes", type=int, metavar="N", help="processes of the run; 1 starts one by itself")
+    parser.add_argument("--process-id", type=int, metavar="I", help="which of them this is, from 0")
+    parser.add_argument(
+        "--start-timeout", type=float, default=300.0, metavar="SECONDS", help="wait so long for the other processes"
+    )
     parser.add_argument("-h", "--help", action="store_true", help="show this text; with --config, every field as well")
     known, overrides = parser.parse_known_args(argv)
     if known.config is None and known.help:
@@ -41,11 +49,28 @@ def main(argv: Sequence[str]) -> int:
     keep_freed_memory()
     experiment = override(load_config(known.config), [*overrides, *(["--help"] if known.help else [])])
 
-    from align_jax.training.loop import train  # noqa: PLC0415  (after the help, which needs no model)
+    from align_jax.data.stall import DataStalledError  # noqa: PLC0415  (after the help, which needs no model)
+    from align_jax.parallel import distributed  # noqa: PLC0415
+    from align_jax.training.interruption import InterruptedRunError  # noqa: PLC0415
+    from align_jax.training.loop import train  # noqa: PLC0415
     from align_jax.training.profiling import Steps  # noqa: PLC0415
 
     profile = Steps.parse(known.profile) if known.profile else None
-    train(experiment, Path(known.workdir), stop_at=known.steps, profile=profile)
+    others = distributed.start(known.coordinator, known.processes, known.process_id, known.start_timeout)
+    try:
+        train(experiment, Path(known.workdir), stop_at=known.steps, profile=profile)
+        distributed.finish()
+    except InterruptedRunError:  # in all processes, at the same step
+        distributed.finish()
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        if others is None and not isinstance(error, DataStalledError):
+            raise
+        program = f"align-jax train{f' (process {others.process_id})' if others else ''}"
+        status = report(program, distributed.cause(error))
+        distributed.fail(error)
+        # The interpreter's own end would wait for the other processes, and for readers that hang.
+        os._exit(status)
     return 0
 
 

@@ -5,13 +5,13 @@ of shuffled epochs, whatever the number of processes and workers, so a run conti
 Shuffling is by index (a permutation that is computed, not stored), and what is random about an example comes from a
 counter-based generator with the key (seed, position in the stream), so no example depends on another one.
 
-Process p of n gets the rows [p*B/n, (p+1)*B/n) of each batch.
+A process reads only the rows of each batch that its devices hold (`parallel.mesh.process_rows`).
 """
 
 import functools
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,8 +25,12 @@ from jaxtyping import UInt8
 from align_jax.data.images import ImageDecodeError, ImageTransform, decode_image, resize_bilinear
 from align_jax.data.quarantine import Quarantine
 from align_jax.data.records import DatasetError, PairSequence, RecordError
+from align_jax.data.stall import ReadingMarks, set_worker, watched
 from align_jax.data.text import Tokenizer
 from align_jax.types import PairBatch
+
+STALL_SECONDS = 300.0
+"""The longest wait for a batch, unless another is given."""
 
 LARGEST_DATASET = 2**32 - 1
 """Records in a data set at most: Grain's shuffle computes with 32-bit indices."""
@@ -52,12 +56,12 @@ class TrainLoader:
       seed: order and augmentation follow from it.
       quarantine: where records go that cannot be used; the next usable record of the data set takes the place of such
         a one, on every process alike. Where it is None, the first such record is an error.
-      process_index: which process this is.
-      process_count: how many processes share a batch.
+      rows: the rows of the batch that this process needs, in this order; all when absent.
       workers: worker processes; 0 prepares batches in threads of this process, which suits small images and few cores.
       cache_bytes: a data set whose resized images fit into this is decoded once and kept in memory (in each worker).
       neighbours: records that stand next to each other in the data set and stay together when it is shuffled. Where
         related pictures are stored side by side, they become each other's hard negatives.
+      stall_seconds: the longest wait for a batch; a source that takes longer is an error (`DataStalledError`).
     """
 
     source: PairSequence
@@ -67,16 +71,16 @@ class TrainLoader:
     batch_size: int
     seed: int
     quarantine: Quarantine | None = None
-    process_index: int = 0
-    process_count: int = 1
+    rows: Sequence[int] | None = None
     workers: int = 0
     cache_bytes: int = 0
     neighbours: int = 1
+    stall_seconds: float = STALL_SECONDS
 
     def __post_init__(self) -> None:
         if self.neighbours < 1:
             raise ValueError(f"neighbours {self.neighbours} is not positive; 1 shuffles every record by itself")
-        _rows_of_process(self.batch_size, self.process_index, self.process_count)
+        _check_rows(self.batch_size, self.rows)
         _check_source(self.source)
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed {self.seed} is not between 0 and 2**63 - 1")
@@ -85,11 +89,11 @@ class TrainLoader:
         """Batches from `start_step` on, this process's rows; close it (`contextlib.closing`) before the program ends.
 
         Yields:
-          uint8 images `[B/n crop_px crop_px 3]`, int32 token ids and mask `[B/n text_length]`.
+          uint8 images `[R crop_px crop_px 3]`, int32 token ids and mask `[R text_length]`, for R of the batch's B rows.
         """
         if start_step < 0:
             raise ValueError(f"start_step {start_step} is negative; steps count from 0")
-        return _in_parallel(_TrainBatches(self, start_step), self.workers)
+        return _in_parallel(_TrainBatches(self, start_step), self)
 
 
 @dataclass(frozen=True)
@@ -102,21 +106,21 @@ class EvaluationLoader:
       batch_size: rows per batch over all processes; the last batch is filled with rows that are not valid.
       quarantine: where records go that cannot be used; their rows are not valid. Where it is None, the first such
         record is an error.
-      process_index: which process this is.
-      process_count: how many processes share a batch.
+      rows: the rows of the batch that this process needs, in this order; all when absent.
       workers: worker processes; 0 prepares batches in threads of this process.
+      stall_seconds: the longest wait for a batch; a source that takes longer is an error (`DataStalledError`).
     """
 
     source: PairSequence
     transform: ImageTransform
     batch_size: int
     quarantine: Quarantine | None = None
-    process_index: int = 0
-    process_count: int = 1
+    rows: Sequence[int] | None = None
     workers: int = 0
+    stall_seconds: float = STALL_SECONDS
 
     def __post_init__(self) -> None:
-        _rows_of_process(self.batch_size, self.process_index, self.process_count)
+        _check_rows(self.batch_size, self.rows)
         _check_source(self.source)
 
     def __len__(self) -> int:
@@ -124,7 +128,7 @@ class EvaluationLoader:
 
     def iterate(self) -> Generator[EvaluationBatch, None, None]:
         """The batches, this process's rows of each: every process gets equally many."""
-        return _in_parallel(_EvaluationBatches(self), self.workers)
+        return _in_parallel(_EvaluationBatches(self), self)
 
 
 class _TrainBatches:
@@ -133,7 +137,8 @@ class _TrainBatches:
     def __init__(self, loader: TrainLoader, start_step: int) -> None:
         self._loader = loader
         self._start_step = start_step
-        self._rows = _rows_of_process(loader.batch_size, loader.process_index, loader.process_count)
+        self._rows = range(loader.batch_size) if loader.rows is None else loader.rows
+        self.marks = ReadingMarks(loader.workers)
         self._bad: set[int] = set()
         resized_bytes = 3 * loader.transform.resize_px**2
         self._cache_fits = len(loader.source) * resized_bytes <= loader.cache_bytes
@@ -144,11 +149,11 @@ class _TrainBatches:
 
     def __getitem__(self, index: int) -> PairBatch:
         loader, side = self._loader, self._loader.transform.crop_px
-        first = (self._start_step + index) * loader.batch_size + self._rows.start
+        first = (self._start_step + index) * loader.batch_size
         images = np.empty((len(self._rows), side, side, 3), np.uint8)
         captions = []
-        for row in range(len(self._rows)):
-            images[row], caption = self._example(first + row)
+        for place, row in enumerate(self._rows):
+            images[place], caption = self._example(first + row)
             captions.append(caption)
         return PairBatch(images, *loader.tokenizer.encode(captions, loader.text_length))
 
@@ -177,7 +182,8 @@ class _TrainBatches:
             return None
         key = f"record {index}"
         try:
-            record = self._loader.source[index]
+            with self.marks.reading(index):
+                record = self._loader.source[index]
             key = record.key
             image = decode_image(record.image)
         except (ImageDecodeError, RecordError) as error:
@@ -196,7 +202,8 @@ class _EvaluationBatches:
 
     def __init__(self, loader: EvaluationLoader) -> None:
         self._loader = loader
-        self._rows = _rows_of_process(loader.batch_size, loader.process_index, loader.process_count)
+        self._rows = range(loader.batch_size) if loader.rows is None else loader.rows
+        self.marks = ReadingMarks(loader.workers)
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -204,14 +211,17 @@ class _EvaluationBatches:
     def __getitem__(self, index: int) -> EvaluationBatch:
         loader, rows, side = self._loader, len(self._rows), self._loader.transform.crop_px
         images, valid = np.zeros((rows, side, side, 3), np.uint8), np.zeros(rows, np.bool_)
-        first = index * loader.batch_size + self._rows.start
-        for row, position in enumerate(range(first, min(first + rows, len(loader.source)))):
+        for place, row in enumerate(self._rows):
+            position = index * loader.batch_size + row
+            if position >= len(loader.source):
+                continue
             key = f"record {position}"
             try:
-                record = loader.source[position]
+                with self.marks.reading(position):
+                    record = loader.source[position]
                 key = record.key
-                images[row] = loader.transform.evaluate(decode_image(record.image))
-                valid[row] = True
+                images[place] = loader.transform.evaluate(decode_image(record.image))
+                valid[place] = True
             except (ImageDecodeError, RecordError) as error:
                 _put_aside(loader.quarantine, key, error)
         return EvaluationBatch(images, valid)
@@ -247,16 +257,14 @@ def _put_aside(quarantine: Quarantine | None, key: str, error: ValueError) -> No
     quarantine.add(key, str(error))
 
 
-def _rows_of_process(batch_size: int, process_index: int, process_count: int) -> range:
-    """The rows of each batch that belong to a process."""
-    if process_count < 1 or not 0 <= process_index < process_count:
-        raise ValueError(f"process {process_index} of {process_count} is no process; they count from 0")
-    if batch_size < 1 or batch_size % process_count:
-        below = batch_size - batch_size % process_count
-        sizes = f"{below} or {below + process_count}" if below > 0 else f"{process_count}"
-        raise ValueError(f"batch_size {batch_size} is not divisible by {process_count} processes; use {sizes}")
-    rows = batch_size // process_count
-    return range(process_index * rows, (process_index + 1) * rows)
+def _check_rows(batch_size: int, rows: Sequence[int] | None) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size} is not positive; use 1 or more")
+    outside = [row for row in rows or () if not 0 <= row < batch_size]
+    if outside:
+        raise ValueError(f"row {outside[0]} is not in a batch of {batch_size}; rows count from 0")
+    if rows is not None and not len(rows):
+        raise ValueError("this process has no rows of the batch; use a mesh that spans its devices")
 
 
 def _check_source(source: PairSequence) -> None:
@@ -264,25 +272,25 @@ def _check_source(source: PairSequence) -> None:
         raise DatasetError(f"the data set has {len(source)} records; 1 to {LARGEST_DATASET} are possible")
 
 
-def _in_parallel(batches: Any, workers: int) -> Generator[Any, None, None]:
+def _in_parallel(
+    batches: _TrainBatches | _EvaluationBatches, loader: TrainLoader | EvaluationLoader
+) -> Generator[Any, None, None]:
     """Yields a source's batches in order, prepared ahead by threads or worker processes."""
-    _without_opencv_threads(0, 0)
-    threads = 1 if workers else max(1, min(4, len(os.sched_getaffinity(0))))
+    _prepare_reader(-1, loader.workers)
+    threads = 1 if loader.workers else max(1, min(4, len(os.sched_getaffinity(0))))
     dataset = grain.MapDataset.source(batches).to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     )
-    if workers:
+    if loader.workers:
         if not flags.FLAGS.is_parsed():  # Grain hands the flags of absl to its workers, parsed or not
             flags.FLAGS.mark_as_parsed()
-        options = grain.multiprocessing.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-        dataset = dataset.mp_prefetch(options, worker_init_fn=_without_opencv_threads)
-    iterator = iter(dataset)
-    try:
-        yield from iterator
-    finally:
-        iterator.close()
+        options = grain.multiprocessing.MultiprocessingOptions(num_workers=loader.workers, per_worker_buffer_size=2)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_prepare_reader)
+    place = getattr(loader.source, "place", "record {}".format)
+    yield from watched(iter(dataset), batches.marks, loader.stall_seconds, place)
 
 
-def _without_opencv_threads(worker: int, workers: int) -> None:
-    """OpenCV's own threads only get into the way of ours."""
-    cv2.setNumThreads(0)
+def _prepare_reader(worker: int, workers: int) -> None:
+    """Once in every process that reads."""
+    cv2.setNumThreads(0)  # OpenCV's own threads only get into the way of ours
+    set_worker(worker + 1)

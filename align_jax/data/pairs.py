@@ -1,9 +1,10 @@
 """Settings of a training's input: which pairs, and how they become batches."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from align_jax.data.images import ImageTransform
-from align_jax.data.loader import TrainLoader
+from align_jax.data.loader import STALL_SECONDS, TrainLoader
 from align_jax.data.quarantine import Quarantine
 from align_jax.data.records import PairDataset
 from align_jax.data.text import Tokenizer
@@ -21,7 +22,8 @@ class PairData:
         workers: processes that decode and augment; 0 does it in threads of the training process.
         cache_bytes: decoded images kept in memory, so that small data sets are decoded once.
         neighbours: consecutive records that stay together in a batch, as each other's hard negatives.
-        max_bad_records: training stops when more records than this cannot be used.
+        max_bad_records: training stops when more records than this cannot be used, over all processes.
+        stall_seconds: training stops when it has waited for a batch so long; the message names what was being read.
     """
 
     train: PairDataset
@@ -32,6 +34,7 @@ class PairData:
     cache_bytes: int = 0
     neighbours: int = 1
     max_bad_records: int = 100
+    stall_seconds: float = STALL_SECONDS
 
     def loader(
         self,
@@ -40,10 +43,9 @@ class PairData:
         *,
         batch_size: int,
         seed: int,
-        process_index: int,
-        process_count: int,
+        rows: Sequence[int] | None = None,
     ) -> TrainLoader:
-        """Opens the training pairs as one process sees them."""
+        """Opens the training pairs; `rows` are the rows of each batch that this process needs, all when absent."""
         return TrainLoader(
             self.train.open(),
             self.transform,
@@ -52,9 +54,9 @@ class PairData:
             batch_size=batch_size,
             seed=seed,
             quarantine=quarantine,
-            process_index=process_index,
-            process_count=process_count,
+            rows=rows,
             workers=self.workers,
             cache_bytes=self.cache_bytes,
             neighbours=self.neighbours,
+            stall_seconds=self.stall_seconds,
         )

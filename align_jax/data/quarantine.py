@@ -1,7 +1,8 @@
 """The list of records that cannot be used: counted, named with the reason, and limited.
 
-Loader threads and worker processes append to one JSONL file (`{"key": …, "reason": …}` a line); the training loop reads
-what was added and stops when it is too much. The file lies on a local disk, one for each host process.
+Loader threads and worker processes append to one JSONL file (`{"key": …, "reason": …}` a line). Each process of a run
+has a file of its own, in a folder that all of them see (`quarantine-0.jsonl`, `quarantine-1.jsonl`, …), and counts what
+is in all of them: the limit holds for the run, however many processes it has, and had before it was stopped.
 """
 
 import json
@@ -16,10 +17,11 @@ class TooManyBadRecordsError(ValueError):
 
 
 class Quarantine:
-    """Counts distinct bad records over all workers, and over the runs that append to the same file.
+    """Counts distinct bad records over all processes and their workers, and over the runs in the same folder.
 
     Attributes:
-      path: the JSONL file; it is made with the first bad record.
+      path: this process's file; it is made with the first bad record. Where its name ends in a number, files whose
+        names end in another number belong to other processes of the run.
       max_bad_records: so many distinct records may be bad before `check` raises.
     """
 
@@ -30,7 +32,7 @@ class Quarantine:
         self.max_bad_records = max_bad_records
         self._written: set[str] = set()
         self._reasons: dict[str, str] = {}
-        self._position_bytes = 0
+        self._positions_bytes: dict[Path, int] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -69,23 +71,26 @@ class Quarantine:
             examples = "; ".join(f"{key}: {reason}" for key, reason in first)
             raise TooManyBadRecordsError(
                 f"{count} records cannot be used, more than max_bad_records {self.max_bad_records}: {examples}; "
-                f"all are listed in {self.path}; repair the data and then delete that file, since its entries count "
-                "until it is gone, or allow more"
+                f"all are listed in {self._pattern()}; repair the data and then delete that file, since its entries "
+                "count until it is gone, or allow more"
             )
+
+    def _pattern(self) -> Path:
+        """Names the files of all processes."""
+        stem, dash, number = self.path.stem.rpartition("-")
+        return self.path.with_name(f"{stem}-*{self.path.suffix}") if dash and number.isdigit() else self.path
 
     def _read_added(self) -> None:
         """Reads what was added since the last time; the lock must be held, as threads would read the same lines."""
-        start = self._position_bytes
-        try:
-            if self.path.stat().st_size <= start:
-                return
-        except FileNotFoundError:
-            return
-        with self.path.open("rb") as file:
-            file.seek(start)
-            added = file.read()
-        whole = added[: added.rfind(b"\n") + 1]
-        for line in whole.splitlines():
-            entry = json.loads(line)
-            self._reasons.setdefault(entry["key"], entry["reason"])
-        self._position_bytes = start + len(whole)
+        for path in sorted(self.path.parent.glob(self._pattern().name)):
+            start = self._positions_bytes.get(path, 0)
+            if path.stat().st_size <= start:
+                continue
+            with path.open("rb") as file:
+                file.seek(start)
+                added = file.read()
+            whole = added[: added.rfind(b"\n") + 1]
+            for line in whole.splitlines():
+                entry = json.loads(line)
+                self._reasons.setdefault(entry["key"], entry["reason"])
+            self._positions_bytes[path] = start + len(whole)

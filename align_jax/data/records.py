@@ -8,7 +8,7 @@ record when it is asked for, so its size in memory does not depend on the number
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, SupportsIndex, runtime_checkable
+from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -92,14 +92,14 @@ class PairDataset:
             ) from error
         if not instructions:
             raise DatasetError(f"split {self.split!r} of {where} is empty; prepare it again, or name another split")
-        return PairSource(ArrayRecordDataSource(instructions))
+        return PairSource(ArrayRecordDataSource(instructions), instructions)
 
 
 class PairSource(Sequence[PairRecord]):
     """Records of one or more splits by number; opens its files when first read, and again after pickling."""
 
-    def __init__(self, serialized: ArrayRecordDataSource) -> None:
-        self._serialized = serialized
+    def __init__(self, serialized: ArrayRecordDataSource, files: Sequence[Any] = ()) -> None:
+        self._serialized, self._files = serialized, files
 
     def __len__(self) -> int:
         return len(self._serialized)
@@ -120,6 +120,15 @@ class PairSource(Sequence[PairRecord]):
             raise
         except Exception as error:  # ArrayRecord's checksum errors are RuntimeError, protobuf's DecodeError
             raise RecordError(f"record {position} cannot be read: {error}") from error
+
+    def place(self, index: int) -> str:
+        """Which file the record at `index` lies in, and where in it."""
+        first = 0
+        for file in self._files:
+            if index < first + file.take:
+                return f"record {index - first + file.skip} of {file.filename}"
+            first += file.take
+        return f"record {index}"
 
 
 def parse_record(serialized: bytes, position: int) -> PairRecord:

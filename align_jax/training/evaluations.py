@@ -4,7 +4,6 @@ import dataclasses
 from contextlib import closing
 from typing import Any, Literal
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int
@@ -17,6 +16,7 @@ from align_jax.data.text import Tokenizer
 from align_jax.evaluation.retrieval import RetrievalSet, recall
 from align_jax.inference.encoder import Encoder
 from align_jax.models.align import Align
+from align_jax.parallel.mesh import batch_sharding, process_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +96,8 @@ class Retrieval:
             data.transform,
             settings.batch_size,
             quarantine,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=process_rows(batch_sharding(mesh), settings.batch_size),
+            stall_seconds=data.stall_seconds,
         )
 
     def run(self, variables: dict[str, Any]) -> RetrievalOutcome:

@@ -1,17 +1,17 @@
 """The training loop: mesh, data, state, restore, steps, evaluations. The only loop there is."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
 
-from align_jax.checkpoints import Checkpoints
+from align_jax.checkpoints import Checkpoints, SaveError
 from align_jax.data.loader import TrainLoader
 from align_jax.data.quarantine import Quarantine
-from align_jax.parallel.mesh import batch_sharding, check_batch_size, place_batch
+from align_jax.parallel.mesh import batch_sharding, check_batch_size, place_batch, process_rows
 from align_jax.parallel.sharding import parameter_count
 from align_jax.training.evaluations import Retrieval, RetrievalOutcome
 from align_jax.training.experiment import Experiment
@@ -21,7 +21,7 @@ from align_jax.training.position import Position, order_of_examples
 from align_jax.training.profiling import Profiler, Steps
 from align_jax.training.recorder import Recorder
 from align_jax.training.state import TrainState, abstract_state, compile_init, state_initializer
-from align_jax.training.step import StepFunction, compile_step, train_step
+from align_jax.training.step import StepFunction, compile_step, compile_together, train_step
 from align_jax.training.summary import write_run_report
 from align_jax.training.telemetry import Telemetry
 from align_jax.training.workdir import check_same_model, open_tokenizer, write_model_folder
@@ -68,8 +68,7 @@ def train(
         quarantine,
         batch_size=experiment.batch_size,
         seed=experiment.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        rows=process_rows(batch_sharding(mesh), experiment.batch_size),
     )
     evaluations = [
         Retrieval(settings, experiment.task.module(), mesh, tokenizer, experiment.data, quarantine)
@@ -85,7 +84,11 @@ def train(
     with ExitStack() as resources:
         interruption = resources.enter_context(Interruption())
         checkpoints = resources.enter_context(
-            Checkpoints(workdir / "checkpoints", keep_latest=experiment.keep_checkpoints)
+            Checkpoints(
+                workdir / "checkpoints",
+                keep_latest=experiment.keep_checkpoints,
+                keep_every=experiment.keep_checkpoints_every,
+            )
         )
         if checkpoints.latest_step() is not None:
             check_same_model(experiment, workdir)
@@ -98,6 +101,8 @@ def train(
         telemetry = resources.enter_context(
             Telemetry(workdir, total_steps=last_step, start_step=int(state.step), primary=primary)
         )
+        for note in (*checkpoints.rejected, *(restored.casts if restored else ())):
+            telemetry.message(str(note))
         telemetry.message(_opening(experiment, state, mesh, len(loader.source)))
         run = _Run(
             experiment=experiment,
@@ -174,6 +179,8 @@ class _Run:
             for step in range(start + 1, self.last_step + 1):
                 with self._saved_if_interrupted(step - 1), self.recorder.data_wait():
                     batch = place_batch(next(batches), rows)
+                if step == start + 1:
+                    self.step_function = compile_together(self.step_function, self.state, batch)
                 self.profiler.before(step)
                 self.state, metrics = self.step_function(self.state, batch)
                 self.recorder.dispatched(step, metrics)
@@ -182,6 +189,7 @@ class _Run:
                     self.telemetry.message(f"the profile is in {self.workdir / 'profile'}")
                 if self.interruption.due() and step < self.last_step:
                     self._save_and_stop(step, evaluated=not self._due(step))
+                self._check_saves(self.checkpoints.check_errors)
                 self._evaluate(step)
                 if step == self.last_step or self.experiment.checkpoint.due(step):
                     self._save(step)
@@ -197,7 +205,7 @@ class _Run:
             or self.recorder.non_finite > self.experiment.non_finite.limit
         ):
             raise error
-        self.checkpoints.wait()
+        self._check_saves(self.checkpoints.wait)
         restored = self.checkpoints.restore(self.abstract)
         if restored is None:
             raise NonFiniteLossError(f"{error}; there is no checkpoint to go back to yet", error.step) from error
@@ -245,6 +253,15 @@ class _Run:
         self.recorder.settle()  # what is no longer a number must not be saved
         self.position = dataclasses.replace(self.position, non_finite=self.recorder.non_finite, evaluated=evaluated)
         self.checkpoints.save(step, self.state, self.position.to_json(step))
+
+    def _check_saves(self, check: Callable[[], None]) -> None:
+        """Ends the run if an earlier save failed in the background, or says so, as the experiment wants."""
+        try:
+            check()
+        except SaveError as error:
+            if self.experiment.failed_save == "stop":
+                raise
+            self.telemetry.message(str(error))
 
     @contextmanager
     def _saved_if_interrupted(self, step: int, *, evaluated: bool = True) -> Iterator[None]:

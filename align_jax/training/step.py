@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from align_jax.parallel.distributed import barrier
 from align_jax.training.experiment import Experiment
 from align_jax.training.optimizers import exponential_moving_average
 from align_jax.training.state import TrainState
@@ -48,6 +49,19 @@ def compile_step(step: StepFunction, state: TrainState, batch_sharding: Any) -> 
         out_shardings=(state_shardings, None),
         donate_argnums=0,
     )
+
+
+def compile_together(step: Any, state: TrainState, batch: Any) -> StepFunction:
+    """Of several processes, compiles `step` for this state and batch and waits until all of them have.
+
+    Where one process starts to run its first collectives long before another has compiled them, they give up (on CPU
+    after 30 s). A single process compiles when it first calls the step.
+    """
+    if jax.process_count() == 1 or isinstance(step, jax.stages.Compiled):
+        return step
+    compiled = step.lower(state, batch).compile()
+    barrier("the first step")
+    return compiled
 
 
 def skip_non_finite(step: StepFunction) -> StepFunction:

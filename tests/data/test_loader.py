@@ -59,6 +59,11 @@ def numbers(batches):
     return [batch.images[:, 4, 4, 0].tolist() for batch in batches]
 
 
+def shares(batch_size, processes):
+    """The rows of each process, where its devices lie together."""
+    return [rows.tolist() for rows in np.split(np.arange(batch_size), processes)]
+
+
 def assert_equal(batches, others):
     assert len(batches) == len(others)
     for batch, other in zip(batches, others, strict=True):
@@ -89,12 +94,21 @@ def test_batches_run_on_across_the_end_of_an_epoch(loader):
 def test_processes_together_see_the_batches_of_one(loader, processes):
     source = [record(number, "noise") for number in range(13)]
     whole = take(loader(source, RANDOM, batch_size=8), 5)
-    parts = [
-        take(loader(source, RANDOM, batch_size=8, process_index=index, process_count=processes), 5)
-        for index in range(processes)
-    ]
+    parts = [take(loader(source, RANDOM, batch_size=8, rows=rows), 5) for rows in shares(8, processes)]
     joined = [type(whole[0])(*map(np.concatenate, zip(*batches, strict=True))) for batches in zip(*parts, strict=True)]
     assert_equal(whole, joined)
+
+
+def test_rows_need_not_be_consecutive(loader):
+    """The rows of a process whose devices lie apart in the mesh."""
+    source, rows = [record(number, "noise") for number in range(13)], [1, 2, 6]
+    whole = take(loader(source, RANDOM, batch_size=8), 3)
+    assert_equal(
+        [type(batch)(*(field[rows] for field in batch)) for batch in whole],
+        take(loader(source, RANDOM, batch_size=8, rows=rows), 3),
+    )
+    (batch,) = evaluate(source[:5], batch_size=8, rows=rows)
+    assert batch.valid.tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 10**6])
@@ -198,7 +212,7 @@ def test_neighbours_do_not_depend_on_processes_and_restarts(loader):
     whole = take(make(), 9)
     assert_equal(whole[5:], take(make(), 4, start_step=5))
     for processes in (2, 3):
-        parts = [take(make(process_index=index, process_count=processes), 9) for index in range(processes)]
+        parts = [take(make(rows=rows), 9) for rows in shares(6, processes)]
         joined = [type(whole[0])(*map(np.concatenate, zip(*steps, strict=True))) for steps in zip(*parts, strict=True)]
         assert_equal(whole, joined)
 
@@ -248,7 +262,7 @@ def test_processes_replace_broken_records_alike(loader, tmp_path):
     make = lambda **fields: loader(  # noqa: E731
         source, batch_size=6, quarantine=Quarantine(tmp_path / "quarantine.jsonl", 11), **fields
     )
-    halves = [numbers(take(make(process_index=index, process_count=2), 4)) for index in range(2)]
+    halves = [numbers(take(make(rows=rows), 4)) for rows in (range(3), range(3, 6))]
     assert numbers(take(make(), 4)) == [first + second for first, second in zip(*halves, strict=True)]
 
 
@@ -274,10 +288,9 @@ def test_nothing_but_broken_records_is_an_error(loader, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"batch_size": 100, "process_count": 8}, "batch_size 100 is not divisible by 8 processes; use 96 or 104"),
-        ({"batch_size": 3, "process_count": 8}, "batch_size 3 is not divisible by 8 processes; use 8"),
+        ({"batch_size": 4, "rows": (0, 4)}, "row 4 is not in a batch of 4"),
+        ({"batch_size": 4, "rows": ()}, "no rows of the batch"),
         ({"batch_size": 0}, "batch_size 0"),
-        ({"process_index": 2, "process_count": 2}, "process 2 of 2"),
         ({"seed": -1}, "seed -1"),
         ({"neighbours": 0}, "neighbours 0 is not positive"),
     ],
@@ -324,7 +337,7 @@ def test_evaluation_crops_the_centre():
 def test_evaluation_in_processes_joins_to_the_whole(records):
     source = [record(number) for number in range(records)]
     whole = evaluate(source, batch_size=4)
-    parts = [evaluate(source, batch_size=4, process_index=index, process_count=2) for index in range(2)]
+    parts = [evaluate(source, batch_size=4, rows=rows) for rows in ((0, 1), (2, 3))]
     for batch, first, second in zip(whole, *parts, strict=True):
         np.testing.assert_array_equal(batch.images, np.concatenate([first.images, second.images]))
         np.testing.assert_array_equal(batch.valid, np.concatenate([first.valid, second.valid]))

@@ -90,3 +90,17 @@ def test_limit_is_passed_again_once_the_file_is_deleted_after_a_repair(tmp_path)
 def test_negative_limit_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="max_bad_records -1"):
         Quarantine(tmp_path / "quarantine.jsonl", -1)
+
+
+def test_limit_holds_for_the_records_of_all_processes_together(tmp_path):
+    first, second = (Quarantine(tmp_path / f"quarantine-{process}.jsonl", 2) for process in range(2))
+    first.add("a", "broken")
+    second.add("a", "broken")
+    second.add("b", "broken")
+    first.check()
+    assert first.count == second.count == 2
+    first.add("c", "empty")
+    for quarantine in (first, second):
+        with pytest.raises(TooManyBadRecordsError, match=r"3 records .*/quarantine-\*\.jsonl"):
+            quarantine.check()
+    assert Quarantine(tmp_path / "other.jsonl", 0).count == 0

@@ -1,0 +1,128 @@
+"""Names a source that hangs: what each reader reads is marked where all can see it, and the wait for it is bounded.
+
+Readers are threads of this process or of worker processes. None of them can be interrupted while the system waits for a
+disk or a server, so the process has to be ended from outside the interpreter (`os._exit`) after `DataStalledError`.
+"""
+
+import concurrent.futures
+import contextlib
+import logging
+import mmap
+import os
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+_SLOT = struct.Struct("=?qd")  # whether it reads, which record, since when by the clock that all processes share
+_SLOTS_PER_WORKER = 16
+
+_worker = 0  # 0 is the process itself
+
+Batch = TypeVar("Batch")
+
+
+class DataStalledError(RuntimeError):
+    """No batch came in the time that is allowed; the message names what is being read."""
+
+
+def set_worker(worker: int) -> None:
+    """Tells a worker process its number, from 1."""
+    global _worker
+    _worker = worker
+
+
+class ReadingMarks:
+    """What each reader is reading at the moment; in a file that threads and worker processes share."""
+
+    def __init__(self, workers: int):
+        descriptor, self._path = tempfile.mkstemp(prefix="align_jax-reading-")
+        os.truncate(descriptor, _SLOT.size * _SLOTS_PER_WORKER * (workers + 1))
+        os.close(descriptor)
+        self._open()
+
+    def __getstate__(self) -> str:
+        return self._path
+
+    def __setstate__(self, path: str) -> None:
+        self._path = path
+        self._open()
+
+    @contextlib.contextmanager
+    def reading(self, record: int) -> Iterator[None]:
+        """Marks `record` as being read by this thread, until the block ends."""
+        if not hasattr(self._own, "offset"):
+            with self._lock:
+                self._readers += 1
+            slot = _worker * _SLOTS_PER_WORKER + self._readers % _SLOTS_PER_WORKER
+            self._own.offset = slot * _SLOT.size
+        _SLOT.pack_into(self._marks, self._own.offset, True, record, time.monotonic())
+        try:
+            yield
+        finally:
+            _SLOT.pack_into(self._marks, self._own.offset, False, 0, 0.0)
+
+    def current(self) -> list[tuple[int, int, float]]:
+        """Worker, record and seconds of everything that is being read, the longest first."""
+        now = time.monotonic()
+        slots = enumerate(_SLOT.iter_unpack(self._marks[:]))
+        found = [(slot // _SLOTS_PER_WORKER, record, now - since) for slot, (reads, record, since) in slots if reads]
+        return sorted(found, key=lambda mark: -mark[2])
+
+    def remove(self) -> None:
+        """Deletes the file; readers that still run keep it."""
+        Path(self._path).unlink(missing_ok=True)
+
+    def _open(self) -> None:
+        with open(self._path, "r+b") as file:  # noqa: PTH123
+            self._marks = mmap.mmap(file.fileno(), 0)
+        self._own, self._lock, self._readers = threading.local(), threading.Lock(), 0
+
+
+def watched(
+    batches: Iterator[Batch], marks: ReadingMarks, stall_seconds: float, place: Callable[[int], str]
+) -> Generator[Batch, None, None]:
+    """The same batches, or an error where one takes longer than `stall_seconds`; a warning after a fifth of it.
+
+    Args:
+        batches: closed at the end, where it has a `close`.
+        marks: what its readers read.
+        stall_seconds: the longest wait for a batch.
+        place: says where a record lies.
+    """
+    end, stalled = object(), False
+    puller = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="batches")
+    try:
+        while True:
+            pulled: concurrent.futures.Future[Any] = puller.submit(next, batches, end)
+            if not concurrent.futures.wait([pulled], stall_seconds / 5).done:
+                waiting = _description(marks.current(), place)
+                logging.getLogger(__name__).warning("no batch for %g s: %s", stall_seconds / 5, waiting)
+                stalled = not concurrent.futures.wait([pulled], stall_seconds * 4 / 5).done
+            if stalled:
+                raise DataStalledError(
+                    f"no batch for {stall_seconds:g} s: {_description(marks.current(), place)}; repair the storage, or "
+                    "raise data.stall_seconds where it is only slow"
+                )
+            batch = pulled.result()
+            if batch is end:
+                return
+            yield batch
+    finally:
+        marks.remove()
+        puller.shutdown(wait=not stalled)
+        close = getattr(batches, "close", None)
+        if close is not None and not stalled:  # it would wait for the readers
+            close()
+
+
+def _description(current: list[tuple[int, int, float]], place: Callable[[int], str]) -> str:
+    named = [
+        f"{f'worker process {worker}' if worker else 'this process'} reads {place(record)} since {seconds:.0f} s"
+        for worker, record, seconds in current[:3]
+    ]
+    more = f" and {len(current) - 3} more" if len(current) > 3 else ""
+    return ", ".join(named) + more if named else "nothing is being read; a worker process may have been killed"

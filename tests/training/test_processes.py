@@ -1,0 +1,78 @@
+"""The same experiment in one process and in two, through the command line."""
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from align_jax.cli import main
+from align_jax.parallel.mesh import MeshShape
+from align_jax.training.loop import train
+from align_jax.training.telemetry import read_metrics
+from tests.processes import run_together, start_flags, write_config
+
+
+def losses(workdir):
+    return {line["step"]: line["loss"] for line in read_metrics(workdir / "metrics.jsonl") if "loss" in line}
+
+
+def recalls(workdir):
+    return [line for line in read_metrics(workdir / "metrics.jsonl") if "discs/image_to_text_recall@1" in line]
+
+
+def train_in_two_processes(config, workdir, *flags):
+    """The command of two hosts with four devices each; both must end well, and only the first says anything."""
+    command = ["-m", "align_jax", "train", "--config", str(config), "--workdir", str(workdir), *flags]
+    cache = jax.config.jax_compilation_cache_dir
+    first, second = run_together(
+        [[*command, *where] for where in start_flags(2)], devices=4, limit_seconds=400, cache=cache
+    )
+    assert first.status == second.status == 0, first.errors + second.errors
+    assert "report" in first.output
+    said = [line for line in second.output.splitlines() if "Gloo" not in line and "connected peer" not in line]
+    assert said == []
+
+
+@pytest.fixture
+def on_eight(evaluated, tmp_path):
+    """One process with eight devices."""
+    config = write_config(evaluated, tmp_path / "config.py")
+    assert main(["train", "--config", str(config), "--workdir", str(tmp_path / "eight")]) == 0
+    return tmp_path / "eight"
+
+
+def assert_losses_of(workdir, expected):
+    found = losses(workdir)
+    assert list(found) == list(expected) == list(range(1, 21))
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
+
+
+def test_two_processes_train_as_one_does(evaluated, on_eight, tmp_path):
+    expected = losses(on_eight)
+    train_in_two_processes(tmp_path / "config.py", tmp_path / "two")
+    assert_losses_of(tmp_path / "two", expected)
+    assert abs(expected[20] - expected[1]) > 0.1  # it moves, so the agreement is about more than the first step
+    assert [line["step"] for line in recalls(tmp_path / "two")] == [10, 20]
+    for found, wanted in zip(recalls(tmp_path / "two"), recalls(on_eight), strict=True):
+        assert found.keys() == wanted.keys()
+        np.testing.assert_allclose(list(found.values()), list(wanted.values()), atol=1 / 64 + 1e-6)  # one rank may flip
+    train(dataclasses.replace(evaluated, evaluations=()), tmp_path / "one", devices=jax.devices()[:1])
+    assert_losses_of(tmp_path / "one", expected)
+
+
+def test_run_stopped_on_eight_devices_continues_on_other_machines(experiment, tmp_path):
+    """On one device, on four, and on two processes that share every parameter."""
+    train(experiment, tmp_path / "straight")
+    expected = losses(tmp_path / "straight")
+    train(experiment, tmp_path / "stopped", stop_at=10)
+    for name in ("one", "four", "two"):
+        shutil.copytree(tmp_path / "stopped", tmp_path / name)
+    split = dataclasses.replace(experiment, mesh=MeshShape(fsdp=4, tensor=2))
+    train_in_two_processes(write_config(split, tmp_path / "config.py"), tmp_path / "two")
+    train(experiment, tmp_path / "one", devices=jax.devices()[:1])
+    train(experiment, tmp_path / "four", devices=jax.devices()[:4])
+    for name in ("one", "four", "two"):
+        assert losses(tmp_path / name)[10] == expected[10]
+        assert_losses_of(tmp_path / name, expected)
