@@ -17,7 +17,6 @@ from align_jax.configuration import AlignTextConfig
 from align_jax.models.activations import activation
 from align_jax.models.rematerialization import check_parts, rematerialized
 
-
 REMATERIALIZABLE_PARTS = ("layers",)
 """What `Bert.rematerialize` can name."""
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
 
 import jax
 from rich.console import Console
@@ -36,7 +35,7 @@ def plan_for_topology(
         Plans by title, in the order they are printed; `None` where nothing fits.
     """
     devices = topology_devices(topology, slices=slices)
-    progress, output = Console(stderr=True, highlight=False), Console(highlight=False)
+    progress, output = Console(stderr=True, highlight=False, soft_wrap=True), Console(highlight=False)
     if is_tpu(topology):
         jax.config.update("jax_exec_time_optimization_effort", _LEAST_EFFORT)
     available = available_memory(devices)
@@ -92,9 +91,10 @@ def _rows(plan: Plan, cores: int | None) -> list[tuple[str, str]]:
         shares = dataclasses.asdict(plan.memory)
         rows += [(f"  {share}", f"{amount / _GIB:9.3f} GiB") for share, amount in shares.items()]
     rows += [
-        ("FLOPs a pair", f"{plan.training_flops_per_pair / 1e9:,.1f} G to train, {plan.forward_flops_per_pair / 1e9:,.1f} G "
-                         f"forward; {plan.recomputed_flops_per_pair / 1e9:,.1f} G computed twice"),
-    ]  # fmt: skip
+        ("FLOPs a pair", f"{plan.training_flops_per_pair / 1e9:,.1f} G to train"),
+        ("  forward", f"{plan.forward_flops_per_pair / 1e9:,.1f} G"),
+        ("  computed twice", f"{plan.recomputed_flops_per_pair / 1e9:,.1f} G"),
+    ]
     if plan.compiled_flops is not None:
         rows.append(("FLOPs a device", f"{plan.compiled_flops / 1e12:,.2f} T a step, as the compiler counts"))
     if plan.memory_traffic_bytes is not None:
