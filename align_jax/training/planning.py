@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from align_jax.parallel.mesh import batch_sharding, check_batch_size
 from align_jax.training.collectives import Traffic, collectives, traffic_by_kind
 from align_jax.training.experiment import Experiment
 from align_jax.training.flops import forward_flops_per_pair, recomputed_flops_per_pair, training_flops_per_pair
-from align_jax.training.state import abstract_state, state_initializer
+from align_jax.training.state import TrainState, abstract_state, state_initializer
 from align_jax.training.step import compile_step, train_step
 from align_jax.types import PairBatch
 
@@ -106,7 +107,7 @@ def plan_step(experiment: Experiment, devices: Sequence[jax.Device], available_b
         recomputed_flops_per_pair=recomputed_flops_per_pair(experiment),
         compiled_flops=costs.get("flops"),
         memory_traffic_bytes=costs.get("bytes accessed"),
-        collectives={} if compiled is None else traffic_by_kind(collectives(compiled.as_text())),
+        collectives={} if compiled is None else traffic_by_kind(collectives(compiled.as_text() or "")),
         compile_seconds=seconds,
     )
 
@@ -121,7 +122,7 @@ def available_memory(devices: Sequence[jax.Device]) -> int | None:
     return (device.memory_stats() or {}).get("bytes_limit")
 
 
-def _step_and_arguments(experiment: Experiment, mesh: Mesh) -> tuple[jax.stages.Wrapped, tuple[object, PairBatch]]:
+def _step_and_arguments(experiment: Experiment, mesh: Mesh) -> tuple[Any, tuple[TrainState, PairBatch]]:
     check_batch_size(experiment.batch_size, mesh)
     optimizer = experiment.optimizer.build(experiment.total_steps)
     init = state_initializer(
@@ -138,7 +139,7 @@ def _step_and_arguments(experiment: Experiment, mesh: Mesh) -> tuple[jax.stages.
 
 
 def _memory(compiled: jax.stages.Compiled) -> Memory:
-    found = compiled.memory_analysis()
+    found: Any = compiled.memory_analysis()
     return Memory(
         arguments=found.argument_size_in_bytes,
         outputs=found.output_size_in_bytes,

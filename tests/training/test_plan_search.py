@@ -1,6 +1,7 @@
 """The search over batch sizes and rematerialisation, with memory that is a formula instead of a compiler."""
 
 import dataclasses
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -30,7 +31,7 @@ def test_ladder_goes_from_nothing_to_everything_in_ever_more_flops(experiment):
     parts = part_costs(experiment.task.model, 12)
     assert ladder[0] == ()
     assert ladder[-1] == tuple(parts)
-    assert all(set(lower) < set(upper) for lower, upper in zip(ladder, ladder[1:], strict=False))
+    assert all(set(lower) < set(upper) for lower, upper in itertools.pairwise(ladder))
     flops = [
         recomputed_flops_per_pair(
             dataclasses.replace(experiment, task=dataclasses.replace(experiment.task, rematerialize=rung))
