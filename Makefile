@@ -36,5 +36,5 @@ $(VENV)/minilm.unpacked: pyproject.toml
 
 # Needs uv. Local builds of torch ("+cpu") are not a version that others can install.
 constraints:
-	uv pip compile --quiet --python-version 3.11 --python-platform linux --extra test --no-annotate --no-header \
+	uv pip compile --quiet --python-version 3.11 --python-platform linux --extra test --extra tpu --no-annotate --no-header \
 		--no-emit-index-url --no-emit-find-links pyproject.toml | sed 's/+cpu$$//' > constraints.txt

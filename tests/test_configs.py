@@ -5,7 +5,7 @@ import jax
 import pytest
 
 from align_jax.cli.train import load_config, override
-from align_jax.configuration import AlignConfig
+from align_jax.configuration import AlignConfig, AlignTextConfig
 from align_jax.parallel.mesh import MeshShape, batch_sharding
 from align_jax.training.experiment import Experiment
 from align_jax.training.optimizers import Lamb
@@ -55,6 +55,14 @@ def test_every_config_says_where_it_comes_from(path):
     [
         ("align_b7_base_coyo", AlignConfig.b7_base(), 65536, 300_000, 40_000, 2e-3),
         ("align_b3_mini_cc3m", AlignConfig.b3_mini(), 16384, 100_000, 10_000, 5e-3),
+        (
+            "align_l2_large",
+            AlignConfig.l2_large(text_config=AlignTextConfig.large(vocab_size=100_000)),
+            16384,
+            1_200_000,
+            10_000,
+            1e-3,
+        ),
     ],
 )
 def test_released_hyper_parameters(name, model, batch, steps, warmup, rate):

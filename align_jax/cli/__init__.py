@@ -13,6 +13,7 @@ from importlib import import_module
 
 COMMANDS = {
     "train": "train, or continue, the experiment of a configuration file",
+    "plan": "compile the training step for hardware that need not be here: memory, traffic, fits or not",
     "convert": "convert weights to and from the form of transformers",
     "doctor": "look for what would end or spoil a long run, before it starts",
     "data": "prepare data sets and vocabularies",

@@ -115,7 +115,9 @@ def _config_arguments(get_config: Callable[..., Any], text: str, path: str) -> d
     return values
 
 
-def override(experiment: Any, arguments: Sequence[str]) -> Any:
+def override(
+    experiment: Any, arguments: Sequence[str], prog: str = "align-jax train --config FILE --workdir DIR"
+) -> Any:
     """The experiment with the fields that are given as flags, such as `--optimizer.peak-learning-rate 3e-3`."""
     import tyro  # noqa: PLC0415  (a quarter of a second that plain help need not wait for)
 
@@ -123,6 +125,6 @@ def override(experiment: Any, arguments: Sequence[str]) -> Any:
         type(experiment),
         default=experiment,
         args=list(arguments),
-        prog="align-jax train --config FILE --workdir DIR",
+        prog=prog,
         config=(tyro.conf.AvoidSubcommands,),
     )

@@ -10,8 +10,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt8
 
 from align_jax.configuration import AlignConfig
+from align_jax.models import bert, efficientnet
 from align_jax.models.bert import Bert, TextFeatures
 from align_jax.models.efficientnet import EfficientNet, ImageFeatures
+from align_jax.models.rematerialization import check_parts, parts_below
 
 
 class AlignEmbeddings(NamedTuple):
@@ -30,18 +32,23 @@ class Align(nn.Module):
         batch_norm_group_size: see `EfficientNet`.
         dtype: of the computation inside the towers; projections, norms and temperature are float32.
         param_dtype: of the parameters.
+        rematerialize: parts of the towers whose blocks keep only their input for the gradient and compute the rest
+            again, see `rematerializable_parts`.
     """
 
     config: AlignConfig
     batch_norm_group_size: int | None = None
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    rematerialize: tuple[str, ...] = ()
 
     def setup(self) -> None:
         """Names the parameters: `image/…`, `text/…`, the projections and the temperature."""
         config, types = self.config, {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        self.image = EfficientNet(config.vision_config, self.batch_norm_group_size, **types)
-        self.text = Bert(config.text_config, **types)
+        check_parts(self.rematerialize, rematerializable_parts(config))
+        image_parts, text_parts = (parts_below(tower, self.rematerialize) for tower in ("image", "text"))
+        self.image = EfficientNet(config.vision_config, self.batch_norm_group_size, rematerialize=image_parts, **types)
+        self.text = Bert(config.text_config, rematerialize=text_parts, **types)
         # Glorot uniform, as in the released training and in `transformers`.
         project = partial(
             nn.Dense, config.projection_dim, dtype=jnp.float32, param_dtype=self.param_dtype,
@@ -114,6 +121,12 @@ class Align(nn.Module):
             train=train,
         )  # fmt: skip
         return self.text_projection(features.last_hidden_state[:, 0].astype(jnp.float32)), features
+
+
+def rematerializable_parts(config: AlignConfig) -> tuple[str, ...]:
+    """What `Align.rematerialize` can name: `image/stem`, `image/stage_1`, …, `text/layers`."""
+    image, text = efficientnet.rematerializable_parts(config.vision_config), bert.REMATERIALIZABLE_PARTS
+    return (*(f"image/{part}" for part in image), *(f"text/{part}" for part in text))
 
 
 def scale_pixels(

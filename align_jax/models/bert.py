@@ -16,6 +16,10 @@ from jaxtyping import Array, Float, Int
 
 from align_jax.configuration import AlignTextConfig
 from align_jax.models.activations import activation
+from align_jax.models.rematerialization import check_parts, rematerialized
+
+REMATERIALIZABLE_PARTS = ("layers",)
+"""What `Bert.rematerialize` can name."""
 
 
 class TextFeatures(NamedTuple):
@@ -34,11 +38,13 @@ class Bert(nn.Module):
         config: depth, widths and vocabulary.
         dtype: of the computation; softmax and layer-norm statistics are float32.
         param_dtype: of the parameters, but for those of the norms.
+        rematerialize: parts ("layers") whose blocks keep only their input for the gradient and compute the rest again.
     """
 
     config: AlignTextConfig
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    rematerialize: tuple[str, ...] = ()
 
     @nn.compact
     def __call__(
@@ -69,6 +75,7 @@ class Bert(nn.Module):
         """
         config, init = self.config, nn.initializers.normal(self.config.initializer_range)
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        check_parts(self.rematerialize, REMATERIALIZABLE_PARTS)
         head_masks = _head_masks(head_mask, config)
         layers = Layers(
             dense=partial(nn.Dense, kernel_init=init, **types),
@@ -84,8 +91,9 @@ class Bert(nn.Module):
         # Float32, added to float32 scores: the lowest number leaves padding a weight of exactly zero.
         mask_bias = jnp.where(attention_mask[:, None, None, :] > 0, 0.0, jnp.finfo(jnp.float32).min)
         hidden_states, attentions = [x], []
+        encoder_layer = rematerialized(EncoderLayer, "layers" in self.rematerialize)
         for index, factors in enumerate(head_masks):
-            x, attention = EncoderLayer(config, layers, name=f"layers_{index}")(x, mask_bias, factors)
+            x, attention = encoder_layer(config, layers, name=f"layers_{index}")(x, mask_bias, factors)
             hidden_states.append(x)
             attentions.append(attention)
         pooled = nn.tanh(layers.dense(config.hidden_size, name="pooler")(x[:, 0]))

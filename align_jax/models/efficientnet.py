@@ -31,6 +31,7 @@ from align_jax.models.efficientnet_blocks import (
     strided_padding,
     symmetric_padding,
 )
+from align_jax.models.rematerialization import check_parts, rematerialized
 
 _classifier_init = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
 
@@ -53,25 +54,31 @@ class EfficientNet(nn.Module):
             whole batch. The released recipe uses 16.
         dtype: of the computation; statistics, pooling and logits are float32.
         param_dtype: of the parameters.
+        rematerialize: parts ("stem", "stage_1", …) whose blocks keep only their input for the gradient and compute the
+            rest again. Values, gradients and parameter paths stay the same.
     """
 
     config: AlignVisionConfig
     batch_norm_group_size: int | None = None
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    rematerialize: tuple[str, ...] = ()
 
     @nn.compact
     def __call__(self, images: Float[Array | np.ndarray, "B H W 3"], *, train: bool = False) -> ImageFeatures:
         """Encodes images whose pixels are already scaled: to [-1, 1] for ALIGN."""
         config = self.config
+        check_parts(self.rematerialize, rematerializable_parts(config))
         if isinstance(config, EfficientNetConfig) and config.id2label:
             return self._classify(config, images, train)
         layers = self._layers(train)
         stem_padding = symmetric_padding(3) if config.stem_padding == "symmetric" else strided_padding(3)
-        x = Stem(config.stem_channels, stem_padding, layers, name="stem")(jnp.asarray(images, self.dtype))
+        stem = rematerialized(Stem, "stem" in self.rematerialize)
+        x = stem(config.stem_channels, stem_padding, layers, name="stem")(jnp.asarray(images, self.dtype))
         hidden_states = [x]
         for index, spec in enumerate(block_specs(config)):
-            x = MBConv(spec, layers, name=f"blocks_{index}")(x, train=train)
+            block = rematerialized(MBConv, f"stage_{spec.stage}" in self.rematerialize)
+            x = block(spec, layers, name=f"blocks_{index}")(x)
             hidden_states.append(x)
         if config.top_channels is not None:
             x = Top(config.top_channels, layers, name="top")(x)
@@ -85,6 +92,7 @@ class EfficientNet(nn.Module):
             self.batch_norm_group_size,
             self.dtype,
             self.param_dtype,
+            self.rematerialize,
             name="image",
         )
         features = tower(images, train=train)
@@ -112,8 +120,14 @@ class EfficientNet(nn.Module):
                 momentum=config.batch_norm_momentum,
                 epsilon=config.batch_norm_eps,
             ),
+            dropout=partial(nn.Dropout, deterministic=not train),
             act=activation(config.hidden_act),
         )
+
+
+def rematerializable_parts(config: AlignVisionConfig) -> tuple[str, ...]:
+    """What `EfficientNet.rematerialize` can name."""
+    return ("stem", *(f"stage_{stage}" for stage in range(1, len(config.out_channels) + 1)))
 
 
 def block_specs(config: AlignVisionConfig) -> list[BlockSpec]:
@@ -124,7 +138,7 @@ def block_specs(config: AlignVisionConfig) -> list[BlockSpec]:
     )
     in_channels = config.stem_channels
     blocks: list[BlockSpec] = []
-    for stage_out, kernel_size, stage_stride, expand_ratio, repeats in stages:
+    for stage, (stage_out, kernel_size, stage_stride, expand_ratio, repeats) in enumerate(stages, start=1):
         out_channels = config.round_channels(stage_out)
         for repeat in range(repeats):
             index = len(blocks)
@@ -133,6 +147,7 @@ def block_specs(config: AlignVisionConfig) -> list[BlockSpec]:
             squeezed_channels = max(1, int(in_channels * config.squeeze_expansion_ratio))
             blocks.append(
                 BlockSpec(
+                    stage=stage,
                     in_channels=in_channels,
                     out_channels=out_channels,
                     kernel_size=kernel_size,

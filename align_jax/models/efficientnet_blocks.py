@@ -29,12 +29,14 @@ class Layers(NamedTuple):
     depthwise: Callable[..., nn.Module]
     dense: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
+    dropout: Callable[..., nn.Module]
     act: Callable[[jax.Array], jax.Array]
 
 
 class BlockSpec(NamedTuple):
     """One inverted bottleneck."""
 
+    stage: int  # counted from 1, as in the paper's table 1 without the stem
     in_channels: int
     out_channels: int
     kernel_size: int
@@ -66,7 +68,7 @@ class MBConv(nn.Module):
     layers: Layers
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B H2 W2 C2"]:
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C2"]:
         spec, layers, residual = self.spec, self.layers, x
         if spec.expand_ratio != 1:
             x = layers.pointwise(spec.in_channels * spec.expand_ratio, name="expand")(x)
@@ -79,7 +81,7 @@ class MBConv(nn.Module):
         if not spec.residual:
             return x
         # Drop-connect (arXiv 1603.09382): an example loses the whole branch, and the others are scaled up.
-        x = nn.Dropout(spec.drop_rate, broadcast_dims=(1, 2, 3), deterministic=not train)(x)
+        x = layers.dropout(spec.drop_rate, broadcast_dims=(1, 2, 3))(x)
         return x + residual
 
 

@@ -4,11 +4,14 @@ import ctypes
 import os
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 # Parameters of glibc's mallopt(3).
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
 
 _SMALL_BYTES = 2**18
+
+_GOOGLE_PCI_VENDOR = "0x1ae0"
 
 
 def keep_freed_memory() -> bool:
@@ -19,10 +22,10 @@ def keep_freed_memory() -> bool:
     before JAX starts its threads, which would otherwise get arenas of their own that cannot grow.
 
     Returns:
-        Whether anything was changed: False with an accelerator's plug-in, or without glibc.
+        Whether anything was changed: False with a TPU, with a GPU's plug-in, or without glibc.
     """
-    accelerators = ("libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin")
-    on_cpu = os.environ.get("JAX_PLATFORMS") == "cpu" or not any(map(find_spec, accelerators))
+    gpus = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin")
+    on_cpu = os.environ.get("JAX_PLATFORMS") == "cpu" or not (any(map(find_spec, gpus)) or _has_tpu())
     # A threshold of -1 is the largest there is: no top of the heap is ever given back.
     return on_cpu and _set_allocator({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1, _M_ARENA_MAX: 1})
 
@@ -36,6 +39,19 @@ def return_freed_memory() -> bool:
         Whether anything was changed: False without glibc.
     """
     return _set_allocator({_M_MMAP_THRESHOLD: _SMALL_BYTES})
+
+
+def _has_tpu(pci_devices: Path = Path("/sys/bus/pci/devices")) -> bool:
+    """Whether there is a TPU to run on; libtpu alone says nothing, since it serves as a compiler without one."""
+    if find_spec("libtpu") is None:
+        return False
+    google = [
+        vendor.with_name("class").read_text()
+        for vendor in pci_devices.glob("*/vendor")
+        if vendor.read_text().strip() == _GOOGLE_PCI_VENDOR
+    ]
+    # The disks (0x01) and network cards (0x02) of Google's virtual machines have the same vendor.
+    return not all(kind.startswith(("0x01", "0x02")) for kind in google)
 
 
 def _set_allocator(parameters: dict[int, int]) -> bool:

@@ -14,7 +14,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from align_jax.configuration import AlignConfig
 from align_jax.losses import contrastive_loss
-from align_jax.models.align import Align
+from align_jax.models.align import Align, rematerializable_parts
+from align_jax.models.rematerialization import check_parts
 from align_jax.parallel.mesh import BATCH_AXES
 from align_jax.types import PairBatch
 
@@ -28,6 +29,8 @@ class Contrastive:
         label_smoothing: share of the target spread over the whole batch.
         batch_norm_group_size: examples that share batch-norm statistics; the whole batch when absent.
         temperature_floor: the temperature is set back to this where a step takes it lower; no floor when absent.
+        rematerialize: parts of the towers that keep only the input of each block for the gradient and compute the rest
+            again: some of `image/stem`, `image/stage_1`, …, `text/layers`. Less memory, more FLOPs, the same numbers.
         dtype: of the computation inside the towers; bfloat16 for TPU and GPU, float32 for CPU.
     """
 
@@ -36,10 +39,19 @@ class Contrastive:
     batch_norm_group_size: int | None = 16
     temperature_floor: float | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
+    rematerialize: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_parts(self.rematerialize, rematerializable_parts(self.model))
 
     def module(self) -> Align:
         """The Linen module."""
-        return Align(self.model, batch_norm_group_size=self.batch_norm_group_size, dtype=jnp.dtype(self.dtype))
+        return Align(
+            self.model,
+            batch_norm_group_size=self.batch_norm_group_size,
+            dtype=jnp.dtype(self.dtype),
+            rematerialize=self.rematerialize,
+        )
 
     def init(self, key: jax.Array) -> Mapping[str, Any]:
         """Parameters and batch statistics before training."""
