@@ -116,9 +116,7 @@ def train(
             checkpoints=checkpoints,
             interruption=interruption,
             telemetry=telemetry,
-            recorder=Recorder(
-                experiment, telemetry, quarantine, devices=mesh.size, pair_flops=None, non_finite=position.non_finite
-            ),
+            recorder=Recorder(experiment, telemetry, quarantine, mesh=mesh, non_finite=position.non_finite),
             profiler=resources.enter_context(Profiler(workdir / "profile", profile)),
             state=state,
             position=position,

@@ -7,9 +7,12 @@ from contextlib import contextmanager
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from align_jax.data.quarantine import Quarantine
 from align_jax.training.experiment import Experiment
+from align_jax.training.flops import training_flops_per_pair
+from align_jax.training.hardware import peak_flops_per_second
 from align_jax.training.non_finite import NonFiniteLossError
 from align_jax.training.telemetry import Telemetry
 
@@ -21,9 +24,7 @@ class Recorder:
         experiment: says what is logged when, and what happens where a number is not finite.
         telemetry: takes the numbers.
         quarantine: asked, now and then, whether too many records are bad.
-        devices: that share a batch.
-        pair_flops: floating-point operations of training on one pair, as a share of what one device does in a second;
-            None where its peak is not known.
+        mesh: the devices, which share a batch.
         non_finite: steps that were not finite in earlier parts of the run.
     """
 
@@ -33,12 +34,13 @@ class Recorder:
         telemetry: Telemetry,
         quarantine: Quarantine,
         *,
-        devices: int,
-        pair_flops: float | None,
+        mesh: Mesh,
         non_finite: int,
     ):
         self._experiment, self._telemetry, self._quarantine = experiment, telemetry, quarantine
-        self._devices, self._pair_flops = devices, pair_flops
+        self._devices = mesh.size
+        self._peak_flops_per_second = peak_flops_per_second(mesh.devices.flat[0].device_kind)
+        self._flops_per_pair = training_flops_per_pair(experiment)
         self.non_finite = non_finite
         self._learning_rate = experiment.optimizer.learning_rate(experiment.total_steps)
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
@@ -93,13 +95,14 @@ class Recorder:
             return {}
         elapsed = time.monotonic() - self._since
         pairs_per_second = self._steps * self._experiment.batch_size / elapsed
+        of_device = pairs_per_second / self._devices
         speed = {
             "pairs_per_second": pairs_per_second,
-            "pairs_per_second_per_device": pairs_per_second / self._devices,
+            "pairs_per_second_per_device": of_device,
             "data_wait_share": min(1.0, self._waited_seconds / elapsed),
         }
-        if self._pair_flops is not None:
-            speed["flop_utilization"] = pairs_per_second / self._devices * self._pair_flops
+        if self._peak_flops_per_second is not None:
+            speed["flop_utilization"] = of_device * self._flops_per_pair / self._peak_flops_per_second
         return speed
 
     def _check_finite(self, step: int, metrics: dict[str, jax.Array]) -> None:
