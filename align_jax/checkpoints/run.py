@@ -27,7 +27,7 @@ from orbax.checkpoint import (
 
 from align_jax.checkpoints.agreement import PrimaryError, from_primary
 from align_jax.checkpoints.differences import casts, differences
-from align_jax.checkpoints.snapshot import copy_to_host
+from align_jax.checkpoints.snapshot import start_copy
 from align_jax.checkpoints.steps import CheckpointError, Rejected, SaveError, Selection, Steps
 from align_jax.checkpoints.variables import read_entries, read_metadata
 from align_jax.files import PathLike, is_disk_full
@@ -88,17 +88,9 @@ class Checkpoints:
             return
         before, self._newest = self._newest, step
         logging.set_verbosity(logging.FATAL)  # what goes wrong is raised; Orbax's threads print it as well
-        copied = copy_to_host(state)
-        items = args.Composite(
-            state=args.StandardSave(state if copied is None else copied),
-            position=args.JsonSave(copy.deepcopy(position)),
-        )
-        write = partial(self._checkpointer.save, self._steps.folder(step), args=items)
         try:
             from_primary(partial(self._steps.begin, step))
-            if copied is None:
-                write()
-                write = None
+            write = self._start(step, state, copy.deepcopy(position))
         except Exception as error:
             self._failed(step, before, error)
             return
@@ -184,11 +176,23 @@ class Checkpoints:
         if error is None:
             self.check_errors()
 
-    def _finish(self, step: int, before: int | None, write: Callable[[], None] | None) -> None:
+    def _start(self, step: int, state: Any, position: dict[str, Any]) -> Callable[[], None]:
+        """Does what must be done before the state is donated; what it returns does the rest."""
+
+        def write(tree: Any) -> None:
+            items = args.Composite(state=args.StandardSave(tree), position=args.JsonSave(position))
+            self._checkpointer.save(self._steps.folder(step), args=items)
+
+        copies = start_copy(state)
+        if copies is None:
+            write(state)  # Orbax has copied it when this returns
+            return lambda: None
+        return lambda: write(copies())
+
+    def _finish(self, step: int, before: int | None, write: Callable[[], None]) -> None:
         """Writes a step to the end, in a thread of its own."""
         try:
-            if write is not None:
-                write()
+            write()
             self._checkpointer.wait_until_finished()
             if self._primary:
                 _yield_to_training()
