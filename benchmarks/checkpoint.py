@@ -7,6 +7,7 @@ the average, float32, random. The step is a stand-in that overwrites every array
 """
 
 import argparse
+import resource
 import statistics
 import tempfile
 import time
@@ -37,6 +38,7 @@ def main() -> None:
     print(f"{len(jax.tree.leaves(state)):,} arrays, {size_bytes / 1e9:.2f} GB, on {jax.device_count()} device(s)")
     with tempfile.TemporaryDirectory(dir=arguments.directory) as folder:
         _measure(Path(folder), abstract, state, arguments.saves)
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
 
 
 def _measure(folder: Path, abstract: Any, state: Any, saves: int) -> None:
