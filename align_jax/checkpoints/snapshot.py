@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 _HOST = "pinned_host"
+_ALIGNED_BYTES = 64
 
 
 def start_copy(state: Any) -> Callable[[], Any] | None:
@@ -40,10 +41,19 @@ def _copy_views(held: list[Any], structure: Any) -> Any:
     copies = []
     try:
         for index, (shape, sharding, views) in enumerate(held):
-            pieces = [jax.device_put(np.copy(view), device) for device, view in views]
+            pieces = [jax.device_put(_aligned_copy(view), device) for device, view in views]
             copies.append(jax.make_array_from_single_device_arrays(shape, sharding, pieces))
             del views
             held[index] = None
     finally:  # an error would keep them, and the next step would wait for ever
         held.clear()
     return jax.tree.unflatten(structure, copies)
+
+
+def _aligned_copy(view: np.ndarray) -> np.ndarray:
+    """A copy whose memory JAX takes over; it would copy once more what is not aligned like this."""
+    memory = np.empty(view.nbytes + _ALIGNED_BYTES, np.uint8)
+    start = -memory.ctypes.data % _ALIGNED_BYTES
+    copy = memory[start : start + view.nbytes].view(view.dtype).reshape(view.shape)
+    copy[...] = view
+    return copy
