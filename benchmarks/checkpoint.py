@@ -7,6 +7,7 @@ the average, float32, random. The step is a stand-in that overwrites every array
 """
 
 import argparse
+import resource
 import statistics
 import tempfile
 import time
@@ -37,6 +38,7 @@ def main() -> None:
     print(f"{len(jax.tree.leaves(state)):,} arrays, {size_bytes / 1e9:.2f} GB, on {jax.device_count()} device(s)")
     with tempfile.TemporaryDirectory(dir=arguments.directory) as folder:
         _measure(Path(folder), abstract, state, arguments.saves)
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
 
 
 def _measure(folder: Path, abstract: Any, state: Any, saves: int) -> None:
@@ -50,12 +52,12 @@ def _measure(folder: Path, abstract: Any, state: Any, saves: int) -> None:
         parts = [overwrite(leaves[start : start + PART]) for start in range(0, len(leaves), PART)]
         return jax.tree.unflatten(structure, [leaf for part in parts for leaf in part])
 
-    rows: dict[str, list[float]] = {}
+    rows: dict[str, list[tuple[float, float]]] = {}
 
     def timed(what: str, call: Any) -> Any:
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.thread_time()
         result = call()
-        rows.setdefault(what, []).append(time.perf_counter() - began)
+        rows.setdefault(what, []).append((time.perf_counter() - began, time.thread_time() - worked))
         return result
 
     state = jax.block_until_ready(step(state))
@@ -72,9 +74,10 @@ def _measure(folder: Path, abstract: Any, state: Any, saves: int) -> None:
         timed("checking it", lambda: manifest_problems(newest))
         del state
         timed("checking and restoring it", lambda: jax.block_until_ready(checkpoints.restore(abstract)))
-    print("| | seconds (median) | slowest |\n|---|---|---|")
-    for what, seconds in rows.items():
-        print(f"| {what} | {statistics.median(seconds):.2f} | {max(seconds):.2f} |")
+    print("| | seconds (median) | slowest | processor seconds of the calling thread |\n|---|---|---|---|")
+    for what, row in rows.items():
+        seconds, worked = zip(*row, strict=True)
+        print(f"| {what} | {statistics.median(seconds):.2f} | {max(seconds):.2f} | {statistics.median(worked):.2f} |")
 
 
 def _abstract() -> Any:

@@ -27,12 +27,14 @@ from orbax.checkpoint import (
 
 from align_jax.checkpoints.agreement import PrimaryError, from_primary
 from align_jax.checkpoints.differences import casts, differences
-from align_jax.checkpoints.snapshot import copy_to_host
+from align_jax.checkpoints.snapshot import start_copy
 from align_jax.checkpoints.steps import CheckpointError, Rejected, SaveError, Selection, Steps
-from align_jax.checkpoints.variables import read_entries, read_metadata
+from align_jax.checkpoints.variables import at_once_gb, read_entries, read_metadata
 from align_jax.files import PathLike, is_disk_full
 
 State = TypeVar("State")
+
+_AT_ONCE_BYTES = 1e9  # that Orbax compresses and writes, or reads, or the largest array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +66,7 @@ class Checkpoints:
 
     def __init__(self, directory: PathLike, *, keep_latest: int = 3, keep_every: int | None = None):
         self._steps = Steps(directory, keep_latest=keep_latest, keep_every=keep_every)
-        items = {"state": StandardCheckpointHandler(), "position": JsonCheckpointHandler()}
-        self._checkpointer = AsyncCheckpointer(CompositeCheckpointHandler(**items))
+        self._checkpointer: AsyncCheckpointer | None = None
         self._primary = jax.process_index() == 0
         self._newest: int | None = None  # saved or restored by this process
         self._writer: threading.Thread | None = None
@@ -88,17 +89,9 @@ class Checkpoints:
             return
         before, self._newest = self._newest, step
         logging.set_verbosity(logging.FATAL)  # what goes wrong is raised; Orbax's threads print it as well
-        copied = copy_to_host(state)
-        items = args.Composite(
-            state=args.StandardSave(state if copied is None else copied),
-            position=args.JsonSave(copy.deepcopy(position)),
-        )
-        write = partial(self._checkpointer.save, self._steps.folder(step), args=items)
         try:
             from_primary(partial(self._steps.begin, step))
-            if copied is None:
-                write()
-                write = None
+            write = self._start(step, state, copy.deepcopy(position))
         except Exception as error:
             self._failed(step, before, error)
             return
@@ -180,16 +173,42 @@ class Checkpoints:
     ) -> None:
         """Finishes the writes; raises what failed, unless something else did already."""
         self._join()
-        self._checkpointer.close()
+        if self._checkpointer is not None:
+            self._checkpointer.close()
         if error is None:
             self.check_errors()
 
-    def _finish(self, step: int, before: int | None, write: Callable[[], None] | None) -> None:
+    def _start(self, step: int, state: Any, position: dict[str, Any]) -> Callable[[], None]:
+        """Does what must be done before the state is donated; what it returns does the rest."""
+        checkpointer = self._orbax(state)
+
+        def save(tree: Any) -> None:
+            items = args.Composite(state=args.StandardSave(tree), position=args.JsonSave(position))
+            checkpointer.save(self._steps.folder(step), args=items)
+
+        def finish() -> None:
+            if copies is not None:
+                save(copies())
+            checkpointer.wait_until_finished()
+
+        copies = start_copy(state)
+        if copies is None:
+            save(state)  # Orbax has copied it when this returns
+        return finish
+
+    def _orbax(self, state: Any) -> AsyncCheckpointer:
+        """What reads and writes states like this, a part at a time; all at once takes several times its memory."""
+        if self._checkpointer is None:
+            limit_gb = at_once_gb(state, _AT_ONCE_BYTES)
+            handler = StandardCheckpointHandler(save_concurrent_gb=limit_gb, restore_concurrent_gb=limit_gb)
+            items = {"state": handler, "position": JsonCheckpointHandler()}
+            self._checkpointer = AsyncCheckpointer(CompositeCheckpointHandler(**items))
+        return self._checkpointer
+
+    def _finish(self, step: int, before: int | None, write: Callable[[], None]) -> None:
         """Writes a step to the end, in a thread of its own."""
         try:
-            if write is not None:
-                write()
-            self._checkpointer.wait_until_finished()
+            write()
             if self._primary:
                 _yield_to_training()
                 self._steps.finish(step)
@@ -242,7 +261,7 @@ class Checkpoints:
             )
         wanted = args.Composite(state=args.StandardRestore(abstract_state), position=args.JsonRestore())
         with _readable(folder):
-            found = self._checkpointer.restore(folder, args=wanted)
+            found = self._orbax(abstract_state).restore(folder, args=wanted)
         return Restored(step, found["state"], found["position"], self.rejected, casts(saved, abstract_state))
 
 

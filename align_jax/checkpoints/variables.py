@@ -17,7 +17,7 @@ _AT_ONCE_BYTES = 1e8  # of copies in memory while a model folder is written or r
 
 def save_variables(folder: Path, variables: dict[str, Any]) -> None:
     """Writes a tree of arrays and a manifest of checksums, a few arrays at a time."""
-    limit_gb = _limit_gb(variables)
+    limit_gb = at_once_gb(variables)
     handler = PyTreeCheckpointHandler(save_concurrent_gb=limit_gb, save_device_host_concurrent_gb=limit_gb)
     # Orbax copies NumPy arrays before it starts, and JAX arrays as it goes.
     arrays = jax.tree.map(jnp.asarray, variables)
@@ -51,11 +51,13 @@ def read_entries(folder: Any, names: tuple[str, ...]) -> dict[str, Any]:
         {name: saved[name] for name in names},
     )
     restore = args.PyTreeRestore(wanted, restore_args=construct_restore_args(wanted), partial_restore=True)
-    with Checkpointer(PyTreeCheckpointHandler(restore_concurrent_gb=_limit_gb(wanted))) as checkpointer:
+    with Checkpointer(PyTreeCheckpointHandler(restore_concurrent_gb=at_once_gb(wanted))) as checkpointer:
         return checkpointer.restore(folder, args=restore)
 
 
-def _limit_gb(tree: Any) -> Any:  # a fraction, which Orbax takes and does not declare
+def at_once_gb(
+    tree: Any, at_once_bytes: float = _AT_ONCE_BYTES
+) -> Any:  # a fraction, which Orbax takes and does not declare
     """How much Orbax may copy at once; it waits forever for room for an array that is larger than that."""
     sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)]
-    return max([_AT_ONCE_BYTES, *sizes]) / 1e9
+    return max([at_once_bytes, *sizes]) / 1e9

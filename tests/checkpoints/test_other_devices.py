@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from align_jax.checkpoints import CheckpointError, Checkpoints
+from align_jax.checkpoints import CheckpointError, Checkpoints, snapshot
 from align_jax.parallel.mesh import MeshShape
 from tests.checkpoints.small_state import abstract, position, save, state
 
@@ -38,7 +38,9 @@ def test_replicated_and_split_arrays_come_back_together(tmp_path):
     assert jax.tree.map(lambda array: array.sharding, restored) == places
 
 
-def test_donated_arrays_are_saved_as_they_were(tmp_path):
+@pytest.mark.parametrize("backend", ["cpu", "tpu"])  # CPU devices have host memory too, and copy to it as others do
+def test_donated_arrays_are_saved_as_they_were(tmp_path, monkeypatch, backend):
+    monkeypatch.setattr(snapshot.jax, "default_backend", lambda: backend)
     with Checkpoints(tmp_path) as checkpoints:
         step = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf * 0 - 1, tree), donate_argnums=0)
         saved = jax.device_put({"kernel": jnp.ones((8, 65536))}, rows_over(8))
