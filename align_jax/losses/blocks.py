@@ -51,19 +51,15 @@ def block_gradient(
     per_cosine = logit_gradient / pairs.temperature
     # d(logit)/d(temperature) = -(logit - bias) / temperature
     temperature = -jnp.sum(per_cosine * (block.logits - pairs.bias))
-    here = BlockGradient(_product(per_cosine, texts.embeddings), temperature, jnp.sum(logit_gradient))
-    return here, _product(per_cosine.T, pairs.image)
+    # The texts are needed no longer when their gradient is made, so that one can take the other's memory.
+    image, per_cosine = jax.lax.optimization_barrier((_product(per_cosine, texts.embeddings), per_cosine))
+    return BlockGradient(image, temperature, jnp.sum(logit_gradient)), _product(per_cosine.T, pairs.image)
 
 
 def no_gradient(pairs: Pairs) -> BlockGradient:
     """Where the sum over blocks starts."""
     zero = jnp.zeros((), jnp.float32)
     return BlockGradient(jnp.zeros(pairs.image.shape, jnp.float32), zero, zero)
-
-
-def stacked(*trees: Any) -> Any:
-    """Trees of equal structure as one, along a new first axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def added(left: Any, right: Any) -> Any:

@@ -6,7 +6,7 @@ in what a device holds and sends, not in the result. With N pairs on P devices, 
     form         logits held   embeddings held   how the columns come
     dense        [N N]         [N D]             all in one place; under automatic sharding XLA decides
     all_gather   [B N], twice  [N D], twice      one all-gather of each side; the gradient returns by reduce-scatter
-    chunked      [B C]         [C D]             a slice of every device's texts at a time, C columns in all
+    chunked      [B C]         [C D]             the texts in chunks of C: a slice of every device's, or some devices'
     ring         [B B]         [B D]             the texts travel from device to device
 
 The sigmoid loss counts each pair once, so its all-gather form needs one side only. Chunked and ring compute each logit
@@ -60,10 +60,11 @@ def contrastive_loss(
         label_smoothing: share of the target spread evenly over all columns, the right one included.
         axis_names: mesh axes the batch is sharded over, major axis first.
         form: how the columns come together; "dense" takes no `axis_names`.
-        chunk_size: columns that the chunked form holds at once, rounded down to a multiple of the devices.
+        chunk_size: columns that the chunked form holds at most; 1,024 or four devices' rows when absent, whichever is
+            less. From 8 columns a device they come by all-gather, below by all-reduce, which sends twice the bytes.
 
     Raises:
-        ValueError: if the dense form is asked for inside `shard_map`, or a chunk has less than a column per device.
+        ValueError: if the dense form is asked for inside `shard_map`, or a chunk has no columns.
 
     Example:
         Two pairs at right angles and temperature 1: a row's logits are (1, 0), its cross-entropy is

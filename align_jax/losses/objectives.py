@@ -27,17 +27,21 @@ class Block(NamedTuple):
 class SumOfExponentials(NamedTuple):
     """`exp_sum * exp(maximum)`: kept apart, because their log-sum-exp, rounded, would lose the last digits."""
 
-    maximum: Float[Array, "*R"]
-    exp_sum: Float[Array, "*R"]
+    maximum: Float[Array, "R"]
+    exp_sum: Float[Array, "R"]
+
+    def sum_at(self, maximum: Float[Array, "R"]) -> Float[Array, "R"]:
+        """The sum relative to another maximum."""
+        return self.exp_sum * jnp.exp(self.maximum - maximum)
 
 
 class Statistics(NamedTuple):
     """What R rows, or columns, are reduced to."""
 
     normalizer: SumOfExponentials | None  # of the logits; None in the sigmoid objective
-    total: Float[Array, "*R"]  # of the logits; of the pairs' losses in the sigmoid objective
-    right: Float[Array, "*R"]  # the partner's logit; zero while it was not seen
-    rival: Float[Array, "*R"]  # the highest of all others
+    total: Float[Array, "R"]  # of the logits; of the pairs' losses in the sigmoid objective
+    right: Float[Array, "R"]  # the partner's logit; zero while it was not seen
+    rival: Float[Array, "R"]  # the highest of all others
 
     def hits(self) -> Float[Array, ""]:
         """How many partners score higher than everything else."""
@@ -65,22 +69,27 @@ class Softmax:
         total = jnp.sum(jnp.where(block.valid, block.logits, 0.0), axis=axis)
         return Statistics(SumOfExponentials(maximum, exp_sum), total, *_right_and_rival(block, axis))
 
-    def merge(self, parts: Statistics) -> Statistics:
-        """One set of statistics of several, stacked along the first axis."""
-        assert parts.normalizer is not None
-        maximum = jnp.max(parts.normalizer.maximum, axis=0)
-        exp_sum = jnp.sum(parts.normalizer.exp_sum * jnp.exp(parts.normalizer.maximum - maximum[None, :]), axis=0)
-        return _merged(SumOfExponentials(maximum, exp_sum), parts)
+    def merge(self, left: Statistics, right: Statistics) -> Statistics:
+        """The statistics of the same rows over two blocks."""
+        ours, theirs = _present(left), _present(right)
+        maximum = jnp.maximum(ours.maximum, theirs.maximum)
+        exp_sum = ours.sum_at(maximum) + theirs.sum_at(maximum)
+        return _merged(SumOfExponentials(maximum, exp_sum), left, right)
+
+    def merge_devices(self, part: Statistics, axis_names: tuple[str, ...]) -> Statistics:
+        """The statistics of the same columns over the blocks of all devices."""
+        maximum = jax.lax.pmax(_present(part).maximum, axis_names)
+        exp_sum = jax.lax.psum(_present(part).sum_at(maximum), axis_names)
+        return _merged_devices(SumOfExponentials(maximum, exp_sum), part, axis_names)
 
     def loss(self, rows: Statistics, columns: Statistics, pairs: int) -> Float[Array, ""]:
         """The sum over this device's rows and columns, each of `pairs` logits."""
         return jnp.sum(self._cross_entropy(rows, pairs) + self._cross_entropy(columns, pairs))
 
     def _cross_entropy(self, seen: Statistics, pairs: int) -> Float[Array, "R"]:
-        assert seen.normalizer is not None
         # -sum(target * log_softmax) = logsumexp - (1 - s) * right - s * mean, since the targets sum to one.
         smoothed = (1.0 - self.label_smoothing) * seen.right + self.label_smoothing * seen.total / pairs
-        return seen.normalizer.maximum + jnp.log(seen.normalizer.exp_sum) - smoothed
+        return _present(seen).maximum + jnp.log(_present(seen).exp_sum) - smoothed
 
     def gradient(
         self, block: Block, rows: SumOfExponentials, columns: SumOfExponentials, pairs: int
@@ -108,9 +117,13 @@ class Sigmoid:
         total = jnp.sum(jnp.where(block.valid, losses, 0.0), axis=axis)
         return Statistics(None, total, *_right_and_rival(block, axis))
 
-    def merge(self, parts: Statistics) -> Statistics:
+    def merge(self, left: Statistics, right: Statistics) -> Statistics:
         """As `Softmax.merge`."""
-        return _merged(None, parts)
+        return _merged(None, left, right)
+
+    def merge_devices(self, part: Statistics, axis_names: tuple[str, ...]) -> Statistics:
+        """As `Softmax.merge_devices`."""
+        return _merged_devices(None, part, axis_names)
 
     def loss(self, rows: Statistics, columns: Statistics, pairs: int) -> Float[Array, ""]:
         """As `Softmax.loss`; the columns hold the same pairs again."""
@@ -133,7 +146,19 @@ def _right_and_rival(block: Block, axis: int) -> tuple[Float[Array, "R"], Float[
     return right, jnp.max(jnp.where(others, block.logits, -jnp.inf), axis=axis)
 
 
-def _merged(normalizer: SumOfExponentials | None, parts: Statistics) -> Statistics:
+def _present(seen: Statistics) -> SumOfExponentials:
+    assert seen.normalizer is not None
+    return seen.normalizer
+
+
+def _merged(normalizer: SumOfExponentials | None, left: Statistics, right: Statistics) -> Statistics:
     return Statistics(
-        normalizer, jnp.sum(parts.total, axis=0), jnp.sum(parts.right, axis=0), jnp.max(parts.rival, axis=0)
+        normalizer, left.total + right.total, left.right + right.right, jnp.maximum(left.rival, right.rival)
     )
+
+
+def _merged_devices(
+    normalizer: SumOfExponentials | None, part: Statistics, axis_names: tuple[str, ...]
+) -> Statistics:
+    total, right = jax.lax.psum((part.total, part.right), axis_names)
+    return Statistics(normalizer, total, right, jax.lax.pmax(part.rival, axis_names))

@@ -20,7 +20,6 @@ from align_jax.losses.blocks import (
     device_count,
     device_place,
     no_gradient,
-    stacked,
     varying,
 )
 from align_jax.losses.objectives import COLUMNS, ROWS, Objective, Statistics
@@ -44,8 +43,8 @@ class Ring:
         def visit(carry: Any, step: Int[Array, ""]) -> tuple[Any, None]:
             rows, visitors, columns = carry
             block = block_of(pairs, self._texts(visitors, step), device_place(self.axis_names))
-            rows = self.objective.merge(stacked(rows, self.objective.reduce(block, ROWS)))
-            columns = self.objective.merge(stacked(columns, self.objective.reduce(block, COLUMNS)))
+            rows = self.objective.merge(rows, self.objective.reduce(block, ROWS))
+            columns = self.objective.merge(columns, self.objective.reduce(block, COLUMNS))
             return (rows, *self._passed_on((visitors, columns))), None
 
         nothing = varying(self.objective.nothing(pairs.image.shape[0]), self.axis_names)
