@@ -1,6 +1,6 @@
 """Peak temporary memory of the contrastive loss and its gradient, in every form, as the TPU compiler plans it.
 
-Nothing runs: the loss alone is compiled for topologies of which no chip is here, so it needs the extra `tpu` and no TPU.
+Nothing runs: the loss alone is compiled for topologies of which no chip is here; it needs the extra `tpu` and no TPU.
 Embeddings and their gradients are arguments and results, and are not counted.
 
     python benchmarks/loss_memory.py
@@ -55,7 +55,9 @@ def main() -> None:
                     for form in arguments.forms
                 ]
                 cells = " | ".join("does not fit" if size is None else f"{size / 1e6:,.2f}" for size in row)
-                print(f"| {topology} | {batch_size:,} | {logits_bytes / 1e6:,.1f} | {objective} | {cells} |", flush=True)
+                print(
+                    f"| {topology} | {batch_size:,} | {logits_bytes / 1e6:,.1f} | {objective} | {cells} |", flush=True
+                )
 
 
 def temporary_bytes(

@@ -73,7 +73,7 @@ def device_count(axis_names: Sequence[str]) -> int:
 
 
 def device_place(axis_names: Sequence[str]) -> Int[Array, ""]:
-    """This device's place among those that share the batch."""
+    """The device's place among those that share the batch."""
     return jax.lax.axis_index(tuple(axis_names)) if axis_names else jnp.int32(0)
 
 

@@ -164,7 +164,7 @@ class Chunks:
         return self._own(slices, part, jax.lax.psum(gradient, self.axis_names))
 
     def _own(self, slices: Slices, part: Slice, chunk: Float[Array, "C *rest"]) -> Float[Array, "S *rest"]:
-        """This device's rows of a chunk; any rows where it gives none."""
+        """The rows of a chunk that are this device's; any rows where it gives none."""
         place = device_place(self.axis_names) - part.owners[0]
         return jax.lax.dynamic_slice_in_dim(chunk, place * slices.rows, slices.rows)
 

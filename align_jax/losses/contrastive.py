@@ -1,7 +1,7 @@
 """The contrastive losses of a batch of pairs: every image of the global batch against every text of it.
 
-Both objectives, softmax (ALIGN, arXiv 2102.05918) and sigmoid (SigLIP, arXiv 2303.15343), come in four forms that differ
-in what a device holds and sends, not in the result. With N pairs on P devices, B = N / P rows each:
+Both objectives, softmax (ALIGN, arXiv 2102.05918) and sigmoid (SigLIP, arXiv 2303.15343), come in four forms, which
+differ in what a device holds and sends, not in the result. With N pairs on P devices, B = N / P rows each:
 
     form         logits held   embeddings held   how the columns come
     dense        [N N]         [N D]             all in one place; under automatic sharding XLA decides
@@ -145,7 +145,7 @@ def _stream(form: LossForm, objective: Objective, axis_names: tuple[str, ...], c
 
 
 def _means(sums: Float[Array, "3"], rows: int, axis_names: tuple[str, ...]) -> ContrastiveLoss:
-    """This device's sums of loss and hits, as means over the global batch."""
+    """Sums of loss and hits on this device, as means over the global batch."""
     if axis_names:
         sums = jax.lax.psum(sums, axis_names)
         rows *= jax.lax.axis_size(axis_names)

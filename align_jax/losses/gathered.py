@@ -12,7 +12,7 @@ def softmax_sums(
     label_smoothing: float,
     axis_names: tuple[str, ...],
 ) -> Float[Array, "3"]:
-    """This device's sums of the loss and of the hits in either direction.
+    """Sums on this device of the loss and of the hits in either direction.
 
     With axes, both sides are gathered over them, local rows are compared with global columns, and the gradient flows
     back through the gather, whose transpose is a reduce-scatter.

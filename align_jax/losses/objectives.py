@@ -1,8 +1,8 @@
 """What the streamed forms need to know of an objective: how a block of logits is reduced, merged, and differentiated.
 
-A block has B rows (images) and C columns (texts). Each row, and each column, is reduced to a few numbers that merge with
-those of other blocks. When all blocks have been seen, the loss follows from these numbers, and the gradient of any block
-from its logits and these numbers.
+A block has B rows (images) and C columns (texts). Each row, and each column, is reduced to a few numbers, which merge
+with those of other blocks. When all blocks have been seen, the loss follows from these numbers, and the gradient of any
+block from its logits and these numbers.
 """
 
 import dataclasses
@@ -157,8 +157,6 @@ def _merged(normalizer: SumOfExponentials | None, left: Statistics, right: Stati
     )
 
 
-def _merged_devices(
-    normalizer: SumOfExponentials | None, part: Statistics, axis_names: tuple[str, ...]
-) -> Statistics:
+def _merged_devices(normalizer: SumOfExponentials | None, part: Statistics, axis_names: tuple[str, ...]) -> Statistics:
     total, right = jax.lax.psum((part.total, part.right), axis_names)
     return Statistics(normalizer, total, right, jax.lax.pmax(part.rival, axis_names))

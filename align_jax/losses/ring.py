@@ -82,5 +82,3 @@ class Ring:
         if devices == 1:
             return tree
         return jax.lax.ppermute(tree, self.axis_names, [(place, (place - 1) % devices) for place in range(devices)])
-
-

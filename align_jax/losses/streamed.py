@@ -25,7 +25,7 @@ def streamed_sums(
     temperature: Float[Array, ""],
     bias: Float[Array, ""],
 ) -> Float[Array, "3"]:
-    """This device's sums of the loss and of the hits in either direction."""
+    """Sums on this device of the loss and of the hits in either direction."""
     # What is equal on all devices has a gradient that is summed over them: the transpose of this cast.
     temperature, bias = varying((temperature, bias), stream.axis_names)
     return _sums(stream, Pairs(image, text, temperature, bias))

@@ -1,8 +1,8 @@
 """Exact gradient accumulation for a loss that compares every example with every other.
 
-The gradient of such a loss is not a mean over micro-batches: each embedding's gradient depends on all embeddings. So all
-are computed first, one micro-batch at a time and keeping nothing else; the loss over all of them gives the gradient of
-each; and a second pass computes every micro-batch again, this time with its gradient (Gao et al., arXiv 2101.06983).
+The gradient of such a loss is not a mean over micro-batches: each embedding's gradient depends on all embeddings. So
+all are computed first, one micro-batch at a time and keeping nothing else; the loss over all of them gives the gradient
+of each; and a second pass computes every micro-batch again, this time with its gradient (Gao et al., arXiv 2101.06983).
 `jax.lax.scan` over a rematerialised body is exactly that, and leaves one path through the loss.
 """
 
