@@ -25,7 +25,7 @@ DEFAULT_CHUNK_SIZE = 1024
 """Columns, or the rows of four devices if these are fewer."""
 
 _TILE_ROWS = 8
-"""Of a TPU. It gathers slices of fewer rows by an all-reduce, through buffers that are padded to whole tiles."""
+"""Of a TPU: slices of fewer rows would be gathered into buffers padded to whole tiles."""
 
 
 class Slices(NamedTuple):
@@ -63,7 +63,11 @@ class Slice(NamedTuple):
 
 
 def cut(chunk_size: int | None, devices: int, batch: int) -> Slices:
-    """Slices of every device where they are large enough for a gather, otherwise larger slices of some devices."""
+    """Slices of every device where they are a tile or more, otherwise larger slices of some devices.
+
+    Raises:
+        ValueError: if a chunk has no columns.
+    """
     chunk_size = min(DEFAULT_CHUNK_SIZE, 4 * batch) if chunk_size is None else chunk_size
     if chunk_size < 1:
         raise ValueError(f"chunk_size {chunk_size} is not positive; use 1 or more")

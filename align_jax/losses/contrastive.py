@@ -61,7 +61,7 @@ def contrastive_loss(
         axis_names: mesh axes the batch is sharded over, major axis first.
         form: how the columns come together; "dense" takes no `axis_names`.
         chunk_size: columns that the chunked form holds at most; 1,024 or four devices' rows when absent, whichever is
-            less. From 8 columns a device they come by all-gather, below by all-reduce, which sends twice the bytes.
+            less. From 8 columns a device on, every device gives some to each chunk; below, some devices give all.
 
     Raises:
         ValueError: if the dense form is asked for inside `shard_map`, or a chunk has no columns.

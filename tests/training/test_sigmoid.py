@@ -84,7 +84,7 @@ def test_fields_of_the_loss_survive_their_file_and_are_flags(sigmoid, tmp_path):
 
 def test_micro_batches_that_do_not_divide_on_the_mesh_are_refused_before_anything_is_written(experiment, tmp_path):
     task = dataclasses.replace(experiment.task, accumulation=2)
-    with pytest.raises(ValueError, match="batch_size 32 on 8 devices in 2 micro-batches .* use 64"):
+    with pytest.raises(ValueError, match=r"batch_size 32 on 8 devices in 2 micro-batches .* use 64"):
         train(dataclasses.replace(experiment, task=task), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match="use 32 or 40"):
