@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from align_jax.configuration import AlignConfig
 from align_jax.conversion import bert, efficientnet
-from align_jax.conversion.rules import Rule, RuleTable
+from align_jax.conversion.rules import Rule, RuleTable, TrainingOnly
 from align_jax.models.align import Align
 
 _IMAGE = efficientnet.TABLE.prefixed("vision_model.", "image/")
@@ -28,6 +28,9 @@ TABLE = RuleTable(
     ),
     ignored=_IMAGE.ignored + _TEXT.ignored,
     optional_prefix="align.",
+    training_only=(
+        TrainingOnly("params/logit_bias", "added to all logits in the sigmoid loss; no ranking and no softmax changes"),
+    ),
 )
 
 

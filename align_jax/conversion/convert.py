@@ -96,7 +96,9 @@ def _convert_weights(
             advance(tensor.nbytes)
 
         named = opened.tensors is not None
-        variables = opened.read(param_dtype, observe if named else None)
+        variables = opened.read(
+            param_dtype, observe if named else None, lambda path, reason: report.left_out({path: reason})
+        )
         if opened.tensors is not None:
             report.ignore(opened.tensors)
         if isinstance(opened.tensors, TensorflowCheckpoint):

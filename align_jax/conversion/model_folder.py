@@ -24,7 +24,7 @@ from align_jax.checkpoints import Checkpoints, restore_variables, save_variables
 from align_jax.configuration import AlignConfig, EfficientNetConfig
 from align_jax.conversion.architectures import Architecture, architecture_of
 from align_jax.conversion.readers.tensorflow import TensorflowCheckpoint
-from align_jax.conversion.rules import RuleTable, check_variables, from_flax, ignored_reason, to_flax
+from align_jax.conversion.rules import RuleTable, check_variables, from_flax, ignored_reason, of_model, to_flax
 from align_jax.conversion.sources import Tensors, local_path, open_source
 from align_jax.conversion.tensorflow_names import infer_config, rules_for
 from align_jax.files import replace_file, replaced
@@ -101,8 +101,18 @@ class OpenModel:
         target = self.architecture.abstract_variables(self.config, param_dtype)
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(target))
 
-    def read(self, param_dtype: Any = jnp.float32, observe: Observe | None = None) -> dict[str, Any]:
+    def read(
+        self,
+        param_dtype: Any = jnp.float32,
+        observe: Observe | None = None,
+        left_out: Callable[[str, str], None] | None = None,
+    ) -> dict[str, Any]:
         """The variables, in the types that the model has for `param_dtype`.
+
+        Args:
+            param_dtype: of the parameters that the model does not keep in float32.
+            observe: called with every tensor that `transformers` has a name for.
+            left_out: called with the path of every variable of a workdir that is no part of the model, and the reason.
 
         Raises:
             ConversionError: if weights and configuration do not fit.
@@ -113,7 +123,8 @@ class OpenModel:
             if self.form == "params":
                 return check_variables(restore_variables(self.folder / "params"), target, casting="floating")
             with Checkpoints(self.folder / "checkpoints") as checkpoints:
-                return check_variables(checkpoints.restore_variables(), target, casting="floating")
+                trained = of_model(checkpoints.restore_variables(), self.table, left_out)
+                return check_variables(trained, target, casting="floating")
 
         def seen(name: str, tensor: np.ndarray) -> np.ndarray:
             if observe is not None:

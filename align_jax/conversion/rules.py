@@ -60,6 +60,19 @@ class Ignored:
     value: np.ndarray | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainingOnly:
+    """Variables of a training run that are no part of the model.
+
+    Attributes:
+        target: template of the variable's path.
+        reason: why nothing is lost, for the report.
+    """
+
+    target: str
+    reason: str
+
+
 class RuleTable(NamedTuple):
     """All rules of an architecture.
 
@@ -69,6 +82,7 @@ class RuleTable(NamedTuple):
     rules: tuple[Rule, ...]
     ignored: tuple[Ignored, ...] = ()
     optional_prefix: str = ""  # some files carry it on every name; it is never written
+    training_only: tuple[TrainingOnly, ...] = ()
 
     def prefixed(self, source: str, target: str) -> Self:
         """The table of a model that holds this one as a part: `source` opens the names, `target` the paths."""
@@ -210,14 +224,15 @@ def from_flax(
     Args:
         variables: arrays of any kind that NumPy reads.
         table: the rules of the architecture.
-        target: abstract variables, as for `to_flax`; `variables` must have exactly these.
+        target: abstract variables, as for `to_flax`; `variables` must have exactly these, besides those that the table
+            calls training-only.
         casting: as for `to_flax`.
 
     Raises:
         ConversionError: if a variable is missing, has no source name, or is of the wrong shape or type.
     """
     abstract: dict[str, Any] = flatten_dict(dict(target), sep="/")
-    arrays: dict[str, Any] = flatten_dict(dict(variables), sep="/")
+    arrays: dict[str, Any] = flatten_dict(of_model(variables, table), sep="/")
     plan = Plan.of(table, abstract)
     tensors: dict[str, np.ndarray] = {name: value.copy() for name, value in plan.generated.items()}
     duplicate, mismatched = [], []
@@ -265,6 +280,26 @@ def check_variables(
     if unused or missing or mismatched:
         raise ConversionError(unused, missing, (), sorted(mismatched))
     return unflatten_dict({path: fitted[path] for path in abstract}, sep="/")
+
+
+def of_model(
+    variables: Mapping[str, Any], table: RuleTable, left_out: Callable[[str, str], None] | None = None
+) -> dict[str, Any]:
+    """Variables without those that only training needs.
+
+    Args:
+        variables: arrays of any kind.
+        table: the rules of the architecture.
+        left_out: called with the path and the reason of each variable that goes.
+    """
+    kept = {}
+    for path, array in flatten_dict(dict(variables), sep="/").items():
+        reason = next((one.reason for one in table.training_only if _pattern(one.target).fullmatch(path)), None)
+        if reason is None:
+            kept[path] = array
+        elif left_out is not None:
+            left_out(path, reason)
+    return unflatten_dict(kept, sep="/")
 
 
 def ignored_reason(table: RuleTable, name: str) -> str | None:

@@ -25,7 +25,7 @@ PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"image/blocks_\d+/squeeze_excite/(reduce|expand)/kernel$", (None, "features")),
     (r"((image|text)_projection|classifier)/kernel$", ("features", None)),
     (r"/(bias|scale|mean|var)$", (None,)),
-    (r"temperature$", ()),
+    (r"(temperature|logit_bias)$", ()),
 )
 
 MESH_AXIS_OF: dict[str, str] = {

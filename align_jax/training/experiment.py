@@ -16,7 +16,6 @@ from cattrs.strategies import configure_tagged_union
 from align_jax.configuration import ConfigurationError
 from align_jax.data.pairs import PairData
 from align_jax.files import replace_file
-from align_jax.ops.batch_norm import group_count
 from align_jax.parallel.mesh import MeshShape
 from align_jax.training.evaluations import Every, RetrievalEvaluation
 from align_jax.training.non_finite import NonFinite
@@ -77,7 +76,7 @@ class Experiment:
                 f"text_length {self.data.text_length} is more than the text tower's "
                 f"{config.text_config.max_position_embeddings} positions"
             )
-        group_count(self.batch_size, self.task.batch_norm_group_size)
+        self.task.check_batch_size(self.batch_size)
         if self.total_steps < 1:
             raise ConfigurationError(f"total_steps {self.total_steps} is not positive; use 1 or more")
 

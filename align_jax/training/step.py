@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from align_jax.parallel.distributed import barrier
+from align_jax.parallel.mesh import batch_shards
 from align_jax.training.experiment import Experiment
 from align_jax.training.optimizers import exponential_moving_average
 from align_jax.training.state import TrainState
@@ -20,7 +21,11 @@ def train_step(experiment: Experiment, optimizer: optax.GradientTransformation, 
     """The step as a pure function of the state and a global batch; the caller jits it with shardings.
 
     Its randomness is `fold_in(key(seed), step)`, so nothing about randomness is part of the state.
+
+    Raises:
+        ValueError: if the batch does not divide over the mesh the way the task needs it.
     """
+    experiment.task.check_batch_size(experiment.batch_size, batch_shards(mesh))
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(experiment.seed), state.step)

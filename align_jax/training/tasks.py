@@ -4,7 +4,7 @@ The loop and the step know tasks only through these methods, so one loop serves 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -12,12 +12,17 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from align_jax.configuration import AlignConfig
-from align_jax.losses import contrastive_loss
+from align_jax.configuration import AlignConfig, ConfigurationError
+from align_jax.losses import ContrastiveLoss, LossForm, contrastive_loss, sigmoid_loss
 from align_jax.models.align import Align, rematerializable_parts
 from align_jax.models.rematerialization import check_parts
+from align_jax.ops.batch_norm import group_count
 from align_jax.parallel.mesh import BATCH_AXES
+from align_jax.training.micro_batches import check_micro_batches, in_micro_batches
 from align_jax.types import PairBatch
+
+FIRST_LOGIT_BIAS = -10.0
+"""Of the sigmoid loss (arXiv 2303.15343, section 3.2): at first, nothing belongs together."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,16 +31,28 @@ class Contrastive:
 
     Attributes:
         model: both towers.
-        label_smoothing: share of the target spread over the whole batch.
+        objective: ALIGN's softmax, or SigLIP's sigmoid, which adds the parameter `logit_bias`.
+        label_smoothing: share of the target spread over the whole batch, in the softmax.
+        loss_form: how devices share the comparison; the result is the same. See `align_jax.losses`.
+        chunk_size: columns that the chunked form holds at once; its default when absent.
+        accumulation: micro-batches that the towers take one after the other. The gradient is that of the whole batch;
+            memory for activations is divided, at the price of computing the towers once more. Dropout draws differ.
         batch_norm_group_size: examples that share batch-norm statistics; the whole batch when absent.
         temperature_floor: the temperature is set back to this where a step takes it lower; no floor when absent.
         rematerialize: parts of the towers that keep only the input of each block for the gradient and compute the rest
             again: some of `image/stem`, `image/stage_1`, …, `text/layers`. Less memory, more FLOPs, the same numbers.
         dtype: of the computation inside the towers; bfloat16 for TPU and GPU, float32 for CPU.
+
+    Raises:
+        ConfigurationError: if `accumulation` or `chunk_size` cannot be what they are.
     """
 
     model: AlignConfig
+    objective: Literal["softmax", "sigmoid"] = "softmax"
     label_smoothing: float = 0.1
+    loss_form: LossForm = "all_gather"
+    chunk_size: int | None = None
+    accumulation: int = 1
     batch_norm_group_size: int | None = 16
     temperature_floor: float | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -43,6 +60,27 @@ class Contrastive:
 
     def __post_init__(self) -> None:
         check_parts(self.rematerialize, rematerializable_parts(self.model))
+        if self.chunk_size is not None and self.loss_form != "chunked":
+            raise ConfigurationError(
+                f"chunk_size {self.chunk_size} has no meaning in the {self.loss_form} form of the loss; leave it out, "
+                'or set loss_form to "chunked"'
+            )
+        if self.chunk_size is not None and self.chunk_size < 1:
+            raise ConfigurationError(f"chunk_size {self.chunk_size} is not positive; use 1 or more")
+        check_micro_batches(0, self.accumulation, self.batch_norm_group_size)
+
+    def check_batch_size(self, batch_size: int, shards: int = 1) -> None:
+        """Refuses a global batch that does not divide into micro-batches and batch-norm groups.
+
+        Args:
+            batch_size: pairs of a step.
+            shards: devices that share them; 1 while they are not known.
+
+        Raises:
+            ValueError: with the nearest sizes that would do.
+        """
+        group_count(batch_size, self.batch_norm_group_size)
+        check_micro_batches(batch_size, self.accumulation, self.batch_norm_group_size, shards)
 
     def module(self) -> Align:
         """The Linen module."""
@@ -57,35 +95,52 @@ class Contrastive:
         """Parameters and batch statistics before training."""
         size = self.model.vision_config.image_size
         images = jnp.zeros((1, size, size, self.model.vision_config.num_channels), jnp.uint8)
-        return self.module().init(key, images, jnp.zeros((1, 2), jnp.int32))
+        variables = self.module().init(key, images, jnp.zeros((1, 2), jnp.int32))
+        if self.objective == "softmax":
+            return variables
+        return {**variables, "params": {**variables["params"], "logit_bias": jnp.float32(FIRST_LOGIT_BIAS)}}
 
     def loss(
         self, variables: dict[str, Any], batch: PairBatch, key: jax.Array, mesh: Mesh
     ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
         """The loss of a global batch, the moved batch statistics, and what to show."""
-        embeddings, moved = self.module().apply(
-            variables,
-            batch.images,
-            batch.input_ids,
-            batch.attention_mask,
-            train=True,
-            rngs={"dropout": key},
-            mutable=["batch_stats"],
-        )
-        rows, everywhere = PartitionSpec(BATCH_AXES), PartitionSpec()
-        compare = jax.shard_map(
-            partial(contrastive_loss, label_smoothing=self.label_smoothing, axis_names=BATCH_AXES),
-            mesh=mesh,
-            in_specs=(rows, rows, everywhere),
-            out_specs=everywhere,
-        )
-        result = compare(*embeddings)
+        module, params = self.module(), variables["params"]
+
+        def embed(rows: PairBatch, key: jax.Array) -> tuple[tuple[jax.Array, jax.Array], Any]:
+            embeddings, moved = module.apply(
+                variables,
+                rows.images,
+                rows.input_ids,
+                rows.attention_mask,
+                train=True,
+                rngs={"dropout": key},
+                mutable=["batch_stats"],
+            )
+            return (embeddings.image, embeddings.text), moved["batch_stats"]
+
+        (image, text), batch_stats = in_micro_batches(embed, batch, key, count=self.accumulation, mesh=mesh)
+        scalars = {name: params[name] for name in ("temperature", "logit_bias") if name in params}
+        result = self._compare(mesh, len(scalars))(image, text, *scalars.values())
         shown = {
-            "temperature": embeddings.temperature,
+            **scalars,
             "image_to_text_accuracy": result.image_to_text_accuracy,
             "text_to_image_accuracy": result.text_to_image_accuracy,
         }
-        return result.loss, (moved["batch_stats"], shown)
+        return result.loss, (batch_stats, shown)
+
+    def _compare(self, mesh: Mesh, scalars: int) -> Callable[..., ContrastiveLoss]:
+        """The loss as a function of global embeddings and the objective's scalars."""
+        smoothed = partial(contrastive_loss, label_smoothing=self.label_smoothing)
+        function = smoothed if self.objective == "softmax" else sigmoid_loss
+        if self.loss_form == "dense":
+            return partial(function, form="dense")
+        rows, everywhere = PartitionSpec(BATCH_AXES), PartitionSpec()
+        return jax.shard_map(
+            partial(function, axis_names=BATCH_AXES, form=self.loss_form, chunk_size=self.chunk_size),
+            mesh=mesh,
+            in_specs=(rows, rows, *[everywhere] * scalars),
+            out_specs=everywhere,
+        )
 
     def constrain(self, params: Any) -> Any:
         """Parameters after an update, put back where they may be.
