@@ -51,10 +51,13 @@ distributed.finish()
 WAITING = """
 import sys, time
 
+import jax
+
 from align_jax.parallel import distributed
 
 distributed.start(sys.argv[2], int(sys.argv[4]), int(sys.argv[6]), 60)
-time.sleep(100)
+jax.devices()  # all processes must do this for any of them to go on
+time.sleep(150)
 """
 
 CONFIGS = """
