@@ -3,7 +3,7 @@ import pytest
 
 from align_jax.parallel import distributed
 from align_jax.parallel.distributed import Cluster
-from align_jax.parallel.roll_call import DistributedError
+from align_jax.parallel.register import DistributedError
 from tests.processes import free_port, run_together, start_flags
 
 SLURM = {

@@ -8,7 +8,8 @@ from tests.processes import free_port, run_together
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
-from align_jax.parallel.roll_call import DistributedError, RollCall
+from align_jax.parallel.register import DistributedError
+from align_jax.parallel.roll_call import RollCall
 
 address, processes, process_id, seconds, action = sys.argv[1:]
 roll = None
