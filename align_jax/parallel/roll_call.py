@@ -38,24 +38,14 @@ class RollCall:
 
     def __init__(self, address: str, processes: int, process_id: int, timeout_seconds: float):
         self.process_id = process_id
-        deadline = time.monotonic() + timeout_seconds
         self._changed = threading.Condition()
         self._passed: set[str] = set()
         self._ended: str | None = None
         self._leaving = False
         self._register = Register(address, processes, timeout_seconds) if process_id == 0 else None
-        self._connection = _connect(address, deadline, timeout_seconds)
-        self._lines = self._connection.makefile("rb")
-        self._send(process=process_id, of=processes, host=socket.gethostname())
-        # Process 0 answers when its own time is over, which began within the time of this one.
-        self._connection.settimeout(timeout_seconds + 60)
-        try:
-            self._receive(self._lines.readline())
-        except (OSError, ValueError) as error:
-            self._ended = (
-                f"what answers at {address} is not process 0 waiting for this run to start ({error}); end what is left "
-                "of earlier runs, or give another port"
-            )
+        hello = {"process": process_id, "of": processes, "host": socket.gethostname()}
+        self._connection, self._lines, answer = _enlist(address, hello, timeout_seconds)
+        self._receive(answer)
         if self._ended is not None:
             self._wait_for_the_others()
             self._close()
@@ -79,6 +69,7 @@ class RollCall:
     def finish(self, timeout_seconds: float) -> None:
         """Leaves together with the others, as the end of a run that went well."""
         self.barrier("the end", timeout_seconds)
+        self._wait_for_the_others()  # the register, a thread of process 0, has to let them go first
         self._close()
 
     def fail(self, reason: str) -> None:
@@ -134,17 +125,33 @@ class RollCall:
         self._connection.close()
 
 
-def _connect(address: str, deadline: float, timeout_seconds: float) -> socket.socket:
+def _enlist(address: str, hello: dict[str, Any], timeout_seconds: float) -> tuple[socket.socket, Any, bytes]:
+    """Connects to process 0 and waits for its answer; tries again as long as something else answers, or nothing.
+
+    That may be process 0 of an earlier run, which ends because of the failure that this run has been started after.
+    """
     host, port = address.rsplit(":", 1)
+    deadline = time.monotonic() + timeout_seconds
     while True:
+        connection = None
         try:
-            return socket.create_connection(
-                (host.strip("[]"), int(port)), timeout=max(1.0, deadline - time.monotonic())
-            )
-        except OSError as error:
+            left = max(1.0, deadline - time.monotonic())
+            connection = socket.create_connection((host.strip("[]"), int(port)), timeout=left)
+            connection.sendall(json.dumps(hello).encode() + b"\n")
+            # Process 0 answers when its own time is over, which may have begun later.
+            connection.settimeout(left + timeout_seconds + 10)
+            lines = connection.makefile("rb")
+            answer = lines.readline()
+            json.loads(answer)
+            connection.settimeout(None)
+            return connection, lines, answer
+        except (OSError, ValueError) as error:
+            if connection is not None:
+                connection.close()
             if time.monotonic() > deadline:
+                what = f"it answers, but not as process 0: {error}" if isinstance(error, ValueError) else str(error)
                 raise DistributedError(
-                    f"process 0 did not answer at {address} within {timeout_seconds:g} s ({error}); start it there, "
-                    "or give the right --coordinator"
+                    f"process 0 did not answer at {address} within {timeout_seconds:g} s ({what}); start it there, or "
+                    "give the right --coordinator"
                 ) from error
             time.sleep(_RETRY_SECONDS)
