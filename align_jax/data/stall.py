@@ -8,6 +8,8 @@ import concurrent.futures
 import contextlib
 import logging
 import mmap
+import multiprocessing
+import multiprocessing.connection
 import os
 import struct
 import tempfile
@@ -30,9 +32,20 @@ class DataStalledError(RuntimeError):
 
 
 def set_worker(worker: int) -> None:
-    """Tells a worker process its number, from 1."""
+    """Tells a worker process its number, from 1; 0 is the process that the workers belong to.
+
+    A worker then ends with that process, which may have no time to say so, and even while it reads what hangs.
+    """
     global _worker
     _worker = worker
+    parent = multiprocessing.parent_process()
+    if worker and parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
 
 
 class ReadingMarks:
@@ -85,7 +98,7 @@ class ReadingMarks:
 def watched(
     batches: Iterator[Batch], marks: ReadingMarks, stall_seconds: float, place: Callable[[int], str]
 ) -> Generator[Batch, None, None]:
-    """The same batches, or an error where one takes longer than `stall_seconds`; a warning after a fifth of it.
+    """The same batches, or an error where one takes longer than `stall_seconds`, with a warning at each fifth of it.
 
     Args:
         batches: closed at the end, where it has a `close`.
@@ -98,15 +111,15 @@ def watched(
     try:
         while True:
             pulled: concurrent.futures.Future[Any] = puller.submit(next, batches, end)
-            if not concurrent.futures.wait([pulled], stall_seconds / 5).done:
-                waiting = _description(marks.current(), place)
-                logging.getLogger(__name__).warning("no batch for %g s: %s", stall_seconds / 5, waiting)
-                stalled = not concurrent.futures.wait([pulled], stall_seconds * 4 / 5).done
-            if stalled:
-                raise DataStalledError(
-                    f"no batch for {stall_seconds:g} s: {_description(marks.current(), place)}; repair the storage, or "
-                    "raise data.stall_seconds where it is only slow"
-                )
+            for fifth in range(1, 6):
+                if concurrent.futures.wait([pulled], stall_seconds / 5).done:
+                    break
+                stalled = fifth == 5
+                waiting = f"no batch for {stall_seconds * fifth / 5:g} s: {_description(marks.current(), place)}"
+                if stalled:
+                    advice = "repair the storage, or raise data.stall_seconds where it is only slow"
+                    raise DataStalledError(f"{waiting}; {advice}")
+                logging.getLogger(__name__).warning("%s", waiting)
             batch = pulled.result()
             if batch is end:
                 return
@@ -125,4 +138,4 @@ def _description(current: list[tuple[int, int, float]], place: Callable[[int], s
         for worker, record, seconds in current[:3]
     ]
     more = f" and {len(current) - 3} more" if len(current) > 3 else ""
-    return ", ".join(named) + more if named else "nothing is being read; a worker process may have been killed"
+    return ", ".join(named) + more if named else "nothing is being read; worker processes start or were killed"

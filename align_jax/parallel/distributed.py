@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import multihost_utils
 
-from align_jax.parallel.roll_call import DistributedError, RollCall
+from align_jax.parallel.register import DistributedError
+from align_jax.parallel.roll_call import RollCall
 
 START_SECONDS = 300
 BARRIER_SECONDS = 1800

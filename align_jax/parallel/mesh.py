@@ -7,7 +7,7 @@ embeddings of the loss, and each holds all parameters.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -107,8 +107,8 @@ def process_rows(sharding: NamedSharding, batch_size: int) -> list[int]:
     They need not be consecutive, and where devices of several processes share the same rows, each of these processes
     has to provide them.
     """
-    held = sharding.addressable_devices_indices_map((batch_size,)).values()
-    return sorted({row for (rows,) in held for row in range(*rows.indices(batch_size))})
+    held = [index[0] for index in sharding.addressable_devices_indices_map((batch_size,)).values() if index]
+    return sorted({row for rows in held for row in range(*rows.indices(batch_size))})
 
 
 def place_batch(batch: Tree, sharding: NamedSharding) -> Tree:
@@ -119,7 +119,7 @@ def place_batch(batch: Tree, sharding: NamedSharding) -> Tree:
     def place(rows: np.ndarray) -> jax.Array:
         each = len(rows) // len(held)
 
-        def of_device(index: tuple[slice, ...]) -> np.ndarray:
+        def of_device(index: Any) -> np.ndarray:
             first = held.index((index[0].start or 0) // each) * each
             return rows[first : first + each]
 

@@ -3,7 +3,7 @@ import pytest
 
 from align_jax.parallel import distributed
 from align_jax.parallel.distributed import Cluster
-from align_jax.parallel.roll_call import DistributedError
+from align_jax.parallel.register import DistributedError
 from tests.processes import free_port, run_together, start_flags
 
 SLURM = {
@@ -51,10 +51,13 @@ distributed.finish()
 WAITING = """
 import sys, time
 
+import jax
+
 from align_jax.parallel import distributed
 
 distributed.start(sys.argv[2], int(sys.argv[4]), int(sys.argv[6]), 60)
-time.sleep(100)
+jax.devices()  # all processes must do this for any of them to go on
+time.sleep(150)
 """
 
 CONFIGS = """

@@ -8,7 +8,8 @@ from tests.processes import free_port, run_together
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
-from align_jax.parallel.roll_call import DistributedError, RollCall
+from align_jax.parallel.register import DistributedError
+from align_jax.parallel.roll_call import RollCall
 
 address, processes, process_id, seconds, action = sys.argv[1:]
 roll = None
@@ -44,7 +45,8 @@ for turn in range(2):
     Path(r"{tmp_path}", str(turn)).touch()
     roll.barrier("turn", 60)
 """
-    assert [process.status for process in call((3, 0, early), (3, 1, late), (3, 2, early))] == [0, 0, 0]
+    found = call((3, 0, early), (3, 1, late), (3, 2, early))
+    assert [process.status for process in found] == [0, 0, 0], [process.output + process.errors for process in found]
 
 
 def test_missing_process_is_named_on_all_others():
@@ -102,18 +104,40 @@ def test_two_processes_with_one_number_are_refused():
 
 
 def test_something_else_at_the_address_is_told_apart():
-    """A coordinator of an earlier run, for one."""
+    """A server of another kind. What is left of an earlier run goes away, so it is asked until the time is over."""
+    asked = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer():
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(1000)
-                connection.sendall(b"\x00\x00\x12\x04\x00\xff\n")
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    asked.append(connection.recv(1000))
+                    if asked[-1] == b"stop":
+                        return
+                    connection.sendall(b"\x00\x00\x12\x04\x00\xff\n")
 
         thread = threading.Thread(target=answer)
         thread.start()
-        (process,) = call((2, 1, ""), address=f"127.0.0.1:{listener.getsockname()[1]}")
+        (process,) = call((2, 1, ""), seconds=2, address=f"127.0.0.1:{listener.getsockname()[1]}")
+        with socket.create_connection(listener.getsockname()) as stop:
+            stop.sendall(b"stop")
         thread.join()
     assert process.status == 1
-    assert "is not process 0" in process.output
+    assert "within 2 s (it answers, but not as process 0: " in process.output
+    assert len(asked) > 2
+
+
+def test_process_0_that_is_started_again_in_time_is_found():
+    """A process keeps calling when the process 0 that it had reached goes away before all were there."""
+    address = f"127.0.0.1:{free_port()}"
+    first = "import os, threading, time; threading.Timer(2.0, lambda: os._exit(9)).start(); time.sleep(0.5);"
+    again = "import time; time.sleep(6);"
+    arguments = [
+        ["-c", first + SCRIPT, address, "3", "0", "60", ""],
+        ["-c", SCRIPT, address, "3", "1", "60", ""],
+        ["-c", again + SCRIPT, address, "3", "0", "60", ""],
+        ["-c", again + SCRIPT, address, "3", "2", "60", ""],
+    ]
+    found = run_together(arguments, devices=1, limit_seconds=90)
+    assert [process.status for process in found] == [9, 0, 0, 0], [process.output for process in found]

@@ -1,6 +1,7 @@
 """The same experiment in one process and in two, through the command line."""
 
 import dataclasses
+import os
 import shutil
 
 import jax
@@ -76,3 +77,19 @@ def test_run_stopped_on_eight_devices_continues_on_other_machines(experiment, tm
     for name in ("one", "four", "two"):
         assert losses(tmp_path / name)[10] == expected[10]
         assert_losses_of(tmp_path / name, expected)
+
+
+def test_hung_data_of_a_worker_is_named_and_ends_the_command(experiment, data_dir, tmp_path):
+    """A file server that does not answer: here a pipe that nobody writes into."""
+    shutil.copytree(data_dir, tmp_path / "data")
+    (file,) = (tmp_path / "data" / "discs").rglob("*.array_record*")
+    file.unlink()
+    os.mkfifo(file)
+    discs = dataclasses.replace(experiment.data.train, data_dir=str(tmp_path / "data"))
+    data = dataclasses.replace(experiment.data, train=discs, workers=1, stall_seconds=40.0)
+    config = write_config(dataclasses.replace(experiment, data=data), tmp_path / "config.py")
+    command = ["-m", "align_jax", "train", "--config", str(config), "--workdir", str(tmp_path / "run")]
+    (found,) = run_together([command], devices=1, limit_seconds=200, cache=jax.config.jax_compilation_cache_dir)
+    assert found.status == 1, found.errors
+    assert "DataStalledError: no batch for 40 s: worker process 1 reads record " in found.errors
+    assert f"of {file} since" in found.errors
