@@ -26,6 +26,8 @@ class CheckpointError(ValueError):
 class SaveError(CheckpointError):
     """A checkpoint could not be written; the earlier ones are as they were."""
 
+    exit_status = 1  # no argument was wrong
+
 
 @dataclasses.dataclass(frozen=True)
 class Rejected:

@@ -46,10 +46,10 @@ def report(program: str, error: BaseException) -> int:
         return 0
     if isinstance(error, KeyboardInterrupt):
         status, text = 130, "interrupted"
+    elif isinstance(exit_status := getattr(error, "exit_status", None), int):  # the error knows better than its kind
+        status, text = exit_status, _one_line(error)
     elif isinstance(error, (ValueError, FileNotFoundError, NotADirectoryError, PermissionError, ModuleNotFoundError)):
         status, text = 2, _one_line(error)
-    elif isinstance(exit_status := getattr(error, "exit_status", None), int):  # a planned end
-        status, text = exit_status, _one_line(error)
     elif isinstance(error, (RuntimeError, OSError)):
         status, text = 1, f"{type(error).__name__}: {_one_line(error)}"
     else:

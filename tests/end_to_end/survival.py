@@ -13,7 +13,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,50 +22,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-TIMES = {"pairs_per_second", "pairs_per_second_per_device", "data_wait_share", "flop_utilization"}
-LIMIT_SECONDS = 300.0
-"""Of one start, on a machine that is busy with other things as well."""
+import jax
+import numpy as np
 
-CONFIG = """
+from align_jax.checkpoints import Checkpoints
+from align_jax.cli import main as align_jax_command
 from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig
 from align_jax.data.images import ImageTransform
 from align_jax.data.pairs import PairData
 from align_jax.data.records import PairDataset
+from align_jax.parallel.sharding import path_name
 from align_jax.training.evaluations import Every, RetrievalEvaluation
 from align_jax.training.experiment import Experiment
 from align_jax.training.optimizers import Lamb
+from align_jax.training.state import abstract_state, state_initializer
 from align_jax.training.tasks import Contrastive
+from tests.processes import ROOT, start_flags, write_config
+from tests.training.conftest import write_pictures
 
-
-def get_config(*, debug: bool = False) -> Experiment:
-    discs = PairDataset("discs", "train", {data!r})
-    vision = AlignVisionConfig.tiny(
-        image_size=17, drop_connect_rate=0.2, in_channels=(32, 8, 16), out_channels=(8, 16, 16)
-    )
-    text = AlignTextConfig.tiny(hidden_dropout_prob=0.1)
-    return Experiment(
-        name="discs",
-        task=Contrastive(
-            model=AlignConfig.of_towers(vision, text, projection_dim=16, temperature_init_value=0.2),
-            batch_norm_group_size=4,
-        ),
-        data=PairData(
-            train=discs,
-            tokenizer={data!r} + "/vocabulary",
-            transform=ImageTransform(resize_px=20, crop_px=17, flip=True),
-            text_length=12,
-        ),
-        optimizer=Lamb(peak_learning_rate=3e-3, warmup_steps=5),
-        total_steps={steps},
-        batch_size=32,
-        ema_decay=0.9,
-        evaluations=(RetrievalEvaluation(name="discs", queries=discs, every=Every(10), batch_size=32),),
-        log=Every(1),
-        checkpoint=Every(3),
-        keep_checkpoints=2,
-    )
-"""
+TIMES = {"pairs_per_second", "pairs_per_second_per_device", "data_wait_share", "flop_utilization"}
+LIMIT_SECONDS = 300.0
+"""Of one start, on a machine that is busy with other things as well."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,16 +63,13 @@ class Cluster:
 
     def prepare(self) -> None:
         """Makes the data set and the configuration file."""
-        from align_jax.cli import main
-        from tests.training.conftest import write_pictures
-
         data = self.folder / "data"
         write_pictures(self.folder / "pictures")
         made = ["data", "folder", "--input", str(self.folder / "pictures"), "--name", "discs", "--data-dir", str(data)]
-        assert main(made) == 0
+        assert align_jax_command(made) == 0
         words = ["data", "vocabulary", "--data", "discs", "--data-dir", str(data), "--size", "60"]
-        assert main([*words, "--output", str(data / "vocabulary")]) == 0
-        (self.folder / "discs.py").write_text(CONFIG.format(data=str(data), steps=self.steps))
+        assert align_jax_command([*words, "--output", str(data / "vocabulary")]) == 0
+        write_config(_experiment(data, self.steps), self.folder / "discs.py")
 
     @contextmanager
     def start(self, workdir: Path) -> Iterator[list[subprocess.Popen]]:
@@ -110,11 +83,8 @@ class Cluster:
         }
         command = [sys.executable, "train.py", "--config", str(self.folder / "discs.py"), "--workdir", str(workdir)]
         running = []
-        port = _free_port()
         try:
-            for index in range(self.processes):
-                flags = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(self.processes)]
-                together = [*flags, "--process-id", str(index)] if self.processes > 1 else []
+            for index, together in enumerate(start_flags(self.processes)):
                 with (self.folder / f"output-{index}.txt").open("ab") as output:
                     running.append(
                         subprocess.Popen(
@@ -212,17 +182,9 @@ def metrics_without_times(workdir: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
 
 
-def final_state(cluster: Cluster, workdir: Path) -> dict[str, bytes]:
+def final_state(workdir: Path) -> dict[str, bytes]:
     """The bytes of every array of the newest checkpoint, by path."""
-    import jax
-    import numpy as np
-
-    from align_jax.checkpoints import Checkpoints
-    from align_jax.cli.train import load_config
-    from align_jax.parallel.sharding import path_name
-    from align_jax.training.state import abstract_state, state_initializer
-
-    experiment = load_config(str(cluster.folder / "discs.py"))
+    experiment = Experiment.from_json(workdir / "experiment.json")
     optimizer = experiment.optimizer.build(experiment.total_steps)
     init = state_initializer(experiment.task.init, optimizer, seed=experiment.seed, averaged=True)
     abstract = abstract_state(init, experiment.mesh.build(jax.devices()[:1]))
@@ -259,17 +221,42 @@ def survive(cluster: Cluster, *, kill: int, terminate: int, seed: int) -> None:
         print(f"{stopped + 1}/{len(kinds)}: {kind} {when}{'' if came else ', too late'}")
     cluster.run_to_the_end(disturbed)
     assert metrics_without_times(disturbed) == metrics_without_times(left_alone)
-    expected, found = final_state(cluster, left_alone), final_state(cluster, disturbed)
+    expected, found = final_state(left_alone), final_state(disturbed)
     assert expected.keys() == found.keys()
     different = [path for path in expected if expected[path] != found[path]]
     assert not different, f"{len(different)} arrays differ, such as {different[:3]}"
     print(f"{len(expected)} arrays and {len(metrics_without_times(disturbed))} lines of metrics are the same")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def _experiment(data: Path, steps: int) -> Experiment:
+    """A small ALIGN with every randomness switched on, an average, an evaluation on the way, and many checkpoints."""
+    discs = PairDataset("discs", "train", str(data))
+    vision = AlignVisionConfig.tiny(
+        image_size=17, drop_connect_rate=0.2, in_channels=(32, 8, 16), out_channels=(8, 16, 16)
+    )
+    return Experiment(
+        name="discs",
+        task=Contrastive(
+            model=AlignConfig.of_towers(
+                vision, AlignTextConfig.tiny(hidden_dropout_prob=0.1), projection_dim=16, temperature_init_value=0.2
+            ),
+            batch_norm_group_size=4,
+        ),
+        data=PairData(
+            train=discs,
+            tokenizer=str(data / "vocabulary"),
+            transform=ImageTransform(resize_px=20, crop_px=17, flip=True),
+            text_length=12,
+        ),
+        optimizer=Lamb(peak_learning_rate=3e-3, warmup_steps=5),
+        total_steps=steps,
+        batch_size=32,
+        ema_decay=0.9,
+        evaluations=(RetrievalEvaluation(name="discs", queries=discs, every=Every(10), batch_size=32),),
+        log=Every(1),
+        checkpoint=Every(3),
+        keep_checkpoints=2,
+    )
 
 
 def main() -> None:

@@ -101,6 +101,24 @@ def test_run_continues_from_the_last_checkpoint_after_later_steps_were_lost(expe
     assert losses(workdir) == expected_losses
 
 
+def test_damaged_checkpoint_is_named_and_the_one_before_continues_bit_equal(
+    experiment, straight, starts, tmp_path, capsys
+):
+    expected_state, expected_losses = straight
+    workdir = tmp_path / "straight"
+    damaged = max((workdir / "checkpoints" / "20").rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    assert_trees_identical(train(experiment, workdir), expected_state)
+    assert starts == [10]
+    assert losses(workdir) == expected_losses
+    assert (
+        f"checkpoint 20 is not used: {damaged.relative_to(workdir / 'checkpoints' / '20')}" in capsys.readouterr().out
+    )
+    assert (workdir / "checkpoints" / "20.damaged").is_dir()
+
+
 def test_evaluation_report_and_model_folder(evaluated, tmp_path):
     state = train(evaluated, tmp_path)
     recalls = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "discs/image_to_text_recall@1" in line]

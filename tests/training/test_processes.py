@@ -11,7 +11,7 @@ import pytest
 from align_jax.cli import main
 from align_jax.parallel.mesh import MeshShape
 from align_jax.training.loop import train
-from align_jax.training.telemetry import read_metrics
+from align_jax.training.metrics_log import read_metrics
 from tests.processes import run_together, start_flags, write_config
 
 

@@ -16,10 +16,10 @@ from align_jax.parallel.mesh import MeshShape
 from align_jax.parallel.sharding import logical_axes
 from align_jax.training.experiment import Experiment
 from align_jax.training.loop import train
+from align_jax.training.metrics_log import read_metrics
 from align_jax.training.optimizers import AdamW, Lamb
 from align_jax.training.state import abstract_state, state_initializer
 from align_jax.training.tasks import Contrastive
-from align_jax.training.telemetry import read_metrics
 
 
 @pytest.fixture
