@@ -51,9 +51,8 @@ def block_gradient(
     per_cosine = logit_gradient / pairs.temperature
     # d(logit)/d(temperature) = -(logit - bias) / temperature
     temperature = -jnp.sum(per_cosine * (block.logits - pairs.bias))
-    # The texts are needed no longer when their gradient is made, so that one can take the other's memory.
-    image, per_cosine = jax.lax.optimization_barrier((_product(per_cosine, texts.embeddings), per_cosine))
-    return BlockGradient(image, temperature, jnp.sum(logit_gradient)), _product(per_cosine.T, pairs.image)
+    here = BlockGradient(_product(per_cosine, texts.embeddings), temperature, jnp.sum(logit_gradient))
+    return here, _product(per_cosine.T, pairs.image)
 
 
 def no_gradient(pairs: Pairs) -> BlockGradient:

@@ -122,6 +122,22 @@ def test_nothing_of_the_towers_is_kept_between_the_passes(batch):
     assert not [shape for shape in shapes if 1000 in shape and shape != (6, 1000) and shape != (1000, 12)]
 
 
+def test_rows_stay_on_their_device():
+    """The rows of a part are already where they are computed, and its embeddings where they are compared."""
+    mesh = MeshShape().build()
+    rows = jax.ShapeDtypeStruct((BATCH, 12), jnp.float32, sharding=batch_sharding(mesh))
+
+    def embed(rows, key):
+        return jnp.tanh(rows), {}
+
+    def loss(rows):
+        return jnp.sum(jnp.square(in_micro_batches(embed, rows, jax.random.key(0), count=4, mesh=mesh)[0]))
+
+    compiled = jax.jit(jax.grad(loss), out_shardings=batch_sharding(mesh)).lower(rows).compile().as_text()
+    for kind in ("all-gather", "all-to-all", "collective-permute", "reduce-scatter", "all-reduce"):
+        assert f" {kind}(" not in compiled
+
+
 def test_the_whole_model_in_micro_batches_has_the_gradient_of_the_full_batch():
     """Relative to the largest entry of all: some gradients are zero but for rounding, those of key biases for one."""
     channels = {"in_channels": (32, 8, 16), "out_channels": (8, 16, 16)}
