@@ -250,6 +250,7 @@ class _Run:
     def _save(self, step: int, *, evaluated: bool = True) -> None:
         self.recorder.settle()  # what is no longer a number must not be saved
         self.position = dataclasses.replace(self.position, non_finite=self.recorder.non_finite, evaluated=evaluated)
+        self._check_saves(self.checkpoints.wait)  # the next save would wait for the last one anyway
         self.checkpoints.save(step, self.state, self.position.to_json(step))
 
     def _check_saves(self, check: Callable[[], None]) -> None:
