@@ -2,8 +2,10 @@
 
 import argparse
 import ast
+import contextlib
 import inspect
 import os
+import sys
 from collections.abc import Callable, Sequence
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -69,6 +71,8 @@ def main(argv: Sequence[str]) -> int:
         program = f"align-jax train{f' (process {others.process_id})' if others else ''}"
         status = report(program, distributed.cause(error))
         distributed.fail(error)
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
         # The interpreter's own end would wait for the other processes, and for readers that hang.
         os._exit(status)
     return 0

@@ -111,6 +111,8 @@ class RollCall:
             self._wait_for_the_others()
         if not self._leaving:
             print(f"align-jax: process {self.process_id} ends: {self._ended}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
             os._exit(1)
 
     def _wait_for_the_others(self) -> None:
