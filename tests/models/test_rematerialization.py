@@ -60,7 +60,7 @@ def test_value_gradient_statistics_and_paths_stay_the_same(variables):
     assert jax.tree.structure(plain) == jax.tree.structure(rematerialized)
     for expected, actual in zip(jax.tree.leaves(plain), jax.tree.leaves(rematerialized), strict=True):
         # Round-off, since two programs add in different orders; other random numbers would move the first digit.
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.max(np.abs(expected)) + 1e-7)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.max(np.abs(expected)) + 1e-6)
 
 
 def test_initial_variables_stay_the_same(variables):
