@@ -44,8 +44,8 @@ def get_config(
             label_smoothing=0.1,
             batch_norm_group_size=16,
             dtype="float32" if debug else "bfloat16",
-            # Computed twice, at a fourteenth more FLOPs: 128 pairs then take 13.7 of the 15.5 GiB of a v3 core, by the
-            # TPU compiler's count (`align-jax plan`).
+            # Computed twice, at a fourteenth more FLOPs, so that 128 pairs take 13.7 GiB of the 15.5 of a v3 core.
+            # Counted by the TPU compiler (`align-jax plan`).
             rematerialize=() if debug else EARLY_STAGES,
         ),
         data=PairData(

@@ -15,7 +15,8 @@ from align_jax.training.planning import _step_and_arguments, _too_large, availab
 @pytest.fixture(scope="module")
 def plan(small):
     """Of the small experiment on all eight devices, compiled once, with neither data nor tokenizer there."""
-    return plan_step(small, jax.devices(), 2**30)
+    with jax.default_matmul_precision("float32"):  # as in every test, so that it is one program
+        return plan_step(small, jax.devices(), 2**30)
 
 
 @pytest.fixture(scope="module")
