@@ -30,6 +30,9 @@ def main(argv: Sequence[str]) -> int:
     )  # fmt: skip
     parser.add_argument("--config", metavar="FILE[:ARG,ARG=VALUE]", help="configuration file, with its arguments")
     parser.add_argument("--workdir", metavar="DIR", help="folder of the run: checkpoints, metrics, report")
+    parser.add_argument(
+        "--checkpoints", metavar="DIR", help="folder of the checkpoints, also gs://…, if not in --workdir"
+    )
     parser.add_argument("--steps", type=int, metavar="N", help="stop after N steps in all; the schedule stays as it is")
     parser.add_argument("--profile", metavar="A:B", help="record steps A to B with the profiler, into DIR/profile")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 runs, on hosts without a cluster")
@@ -60,7 +63,9 @@ def main(argv: Sequence[str]) -> int:
     profile = Steps.parse(known.profile) if known.profile else None
     others = distributed.start(known.coordinator, known.processes, known.process_id, known.start_timeout)
     try:
-        train(experiment, Path(known.workdir), stop_at=known.steps, profile=profile)
+        train(
+            experiment, Path(known.workdir), stop_at=known.steps, profile=profile, checkpoint_folder=known.checkpoints
+        )
         distributed.finish()
     except InterruptedRunError:  # in all processes, at the same step
         distributed.finish()

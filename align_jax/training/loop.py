@@ -34,6 +34,7 @@ def train(
     stop_at: int | None = None,
     devices: Sequence[jax.Device] | None = None,
     profile: Steps | None = None,
+    checkpoint_folder: str | Path | None = None,
 ) -> TrainState:
     """Trains, or continues where the newest good checkpoint of the workdir stands.
 
@@ -43,6 +44,8 @@ def train(
         stop_at: ends after this many steps in all, without changing the schedule, which spans `total_steps`.
         devices: to train on; all there are when absent.
         profile: steps to record with JAX's profiler, into `profile/`.
+        checkpoint_folder: for the checkpoints, which may be remote (`gs://bucket/run`); `checkpoints/` of the workdir
+            when absent, which makes the workdir a model folder.
 
     Returns:
         The state at the end.
@@ -53,7 +56,10 @@ def train(
         InterruptedRunError: after SIGTERM, when the state is saved.
     """
     if "://" in str(workdir):
-        raise ValueError(f"workdir {str(workdir)!r} is remote; give a local or mounted folder")
+        raise ValueError(
+            f"workdir {str(workdir)!r} is remote, and metrics are appended to files there; give a local or mounted "
+            "folder, and the remote one for the checkpoints alone (--checkpoints)"
+        )
     if stop_at is not None and stop_at < 1:
         raise ValueError(f"stop_at {stop_at} is not positive; use 1 or more")
     workdir = Path(workdir)
@@ -85,7 +91,7 @@ def train(
         interruption = resources.enter_context(Interruption())
         checkpoints = resources.enter_context(
             Checkpoints(
-                workdir / "checkpoints",
+                checkpoint_folder or workdir / "checkpoints",
                 keep_latest=experiment.keep_checkpoints,
                 keep_every=experiment.keep_checkpoints_every,
             )
