@@ -8,6 +8,8 @@ import jax
 import numpy as np
 from jax.experimental.multihost_utils import broadcast_one_to_all
 
+from align_jax.parallel.distributed import barrier
+
 
 class PrimaryError(RuntimeError):
     """The first process failed; raised in all of them."""
@@ -26,6 +28,7 @@ def from_primary(compute: Callable[[], Any]) -> Any:
         except Exception as error:
             answer, cause = {"error": str(error) or type(error).__name__}, error
     if jax.process_count() > 1:
+        barrier("what the first process found out")  # a collective would wait for it without a name, or give up
         content = np.frombuffer(json.dumps(answer).encode(), np.uint8)
         size = int(broadcast_one_to_all(np.int32(content.size)))
         padded = np.zeros(size, np.uint8)

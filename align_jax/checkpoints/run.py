@@ -162,8 +162,8 @@ class Checkpoints:
         Raises:
             SaveError: if a step could not be written; each failure is raised once, and the next `save` is free to work.
         """
-        failure, self._failure = self._failure, None
-        if failure is not None:
+        if (failure := self._failure) is not None:
+            self._failure = None
             raise failure
 
     def __enter__(self) -> Self:
@@ -218,6 +218,14 @@ class Checkpoints:
                 self._steps.finish(step)
         except Exception as error:
             self._failed(step, before, error)
+            return
+        if self._primary:
+            try:
+                self._steps.prune()
+            except Exception as error:  # the step is whole; the next one will find the old ones again
+                self._failure = SaveError(
+                    f"checkpoint {step} is written, but an older one could not be deleted: {_first_line(error)}"
+                )
 
     def _failed(self, step: int, before: int | None, error: Exception) -> None:
         full = f"the disk of {self._steps.directory} is full; make room"

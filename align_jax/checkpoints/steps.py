@@ -111,9 +111,12 @@ class Steps:
         self._mark(step)
 
     def finish(self, step: int) -> None:
-        """Writes the manifest of a step, and only then deletes the older ones that are not to be kept."""
+        """Writes the manifest of a step, which makes it whole."""
         write_manifest(self.folder(step))
         self._marker(step).unlink(missing_ok=True)
+
+    def prune(self) -> None:
+        """Deletes the older steps that are not to be kept; only after `finish`."""
         finished = self.finished()
         for old in finished[: -self._keep_latest]:
             if self._keep_every is None or old % self._keep_every:

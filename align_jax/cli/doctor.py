@@ -1,11 +1,10 @@
 """`align-jax doctor`: looks for what would end or spoil a long run, before it starts."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from align_jax.cli.arguments import ArgumentParser
-from align_jax.cli.train import load_config, override
+from align_jax.cli.train import load_config, override, run_parser
 
 EXAMPLE = """example:
   align-jax doctor --config configs/openmoji.py --workdir runs/quickstart
@@ -16,15 +15,26 @@ is wrong (notes may still be worth reading), 1 something is."""
 
 def main(argv: Sequence[str]) -> int:
     """Parses, looks, and returns the exit status."""
-    parser = ArgumentParser(
-        "align-jax doctor", description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )  # fmt: skip
-    parser.add_argument("--config", metavar="FILE[:ARG,ARG=VALUE]", required=True, help="configuration file")
-    parser.add_argument("--workdir", metavar="DIR", type=Path, required=True, help="folder of the run")
+    parser = run_parser("align-jax doctor", __doc__, EXAMPLE)
     known, overrides = parser.parse_known_args(argv)
-    experiment = override(load_config(known.config), overrides)
+    if known.help:
+        parser.print_help()
+        return 0
+    if known.config is None or known.workdir is None:
+        parser.error("--config FILE and --workdir DIR are needed")
+    experiment = override(load_config(known.config), overrides, parser.prog)
 
+    from align_jax.parallel import distributed  # noqa: PLC0415  (after the help)
+
+    together = distributed.start(known.coordinator, known.processes, known.process_id, known.start_timeout)
+    faults = _examine(experiment, Path(known.workdir), known.checkpoints)
+    if together is not None:
+        distributed.finish()
+    return 1 if faults else 0
+
+
+def _examine(experiment: Any, workdir: Path, checkpoints: str | None) -> int:
+    """Prints what is found, and returns the number of faults."""
     from rich.console import Console  # noqa: PLC0415  (after the help)
     from rich.text import Text  # noqa: PLC0415
 
@@ -33,8 +43,8 @@ def main(argv: Sequence[str]) -> int:
     console = Console(soft_wrap=True)
     styles = {"ok": "green", "note": "yellow", "fault": "bold red"}
     faults = 0
-    for finding in examine(experiment, known.workdir):
+    for finding in examine(experiment, workdir, checkpoints):
         faults += finding.status == "fault"
         console.print(Text(f"{finding.status:<5}", styles[finding.status]), f"{finding.subject:<9}", Text(finding.text))
     print("nothing is wrong" if not faults else f"{faults} {'faults' if faults > 1 else 'fault'}: this run would fail")
-    return 1 if faults else 0
+    return faults

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from align_jax.cli import report
 from align_jax.cli.arguments import ArgumentParser
@@ -22,10 +22,10 @@ What follows the colon are arguments of the file's get_config; `debug` is in eve
 --help together, every field of the experiment is listed. The same command continues a run that was stopped."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Parses, trains, and returns the exit status."""
+def run_parser(program: str, description: str | None, epilog: str) -> ArgumentParser:
+    """A parser of what says where a run is and who takes part in it."""
     parser = ArgumentParser(
-        "align-jax train", description=__doc__, epilog=EXAMPLE, add_help=False,
+        program, description=description, epilog=epilog, add_help=False,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     parser.add_argument("--config", metavar="FILE[:ARG,ARG=VALUE]", help="configuration file, with its arguments")
@@ -42,6 +42,12 @@ def main(argv: Sequence[str]) -> int:
         "--start-timeout", type=float, default=300.0, metavar="SECONDS", help="wait so long for the other processes"
     )
     parser.add_argument("-h", "--help", action="store_true", help="show this text; with --config, every field as well")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses, trains, and returns the exit status."""
+    parser = run_parser("align-jax train", __doc__, EXAMPLE)
     known, overrides = parser.parse_known_args(argv)
     if known.config is None and known.help:
         parser.print_help()
@@ -67,10 +73,10 @@ def main(argv: Sequence[str]) -> int:
             experiment, Path(known.workdir), stop_at=known.steps, profile=profile, checkpoint_folder=known.checkpoints
         )
         distributed.finish()
-    except InterruptedRunError:  # in all processes, at the same step
+    except InterruptedRunError as error:  # in all processes, at the same step
         distributed.finish()
-        raise
-    except (Exception, KeyboardInterrupt) as error:
+        _exit(report("align-jax train", error))
+    except BaseException as error:
         if others is None and not isinstance(error, DataStalledError):
             raise
         program = f"align-jax train{f' (process {others.process_id})' if others else ''}"
@@ -78,9 +84,15 @@ def main(argv: Sequence[str]) -> int:
         distributed.fail(error)
         with contextlib.suppress(OSError):
             sys.stdout.flush()
-        # The interpreter's own end would wait for the other processes, and for readers that hang.
-        os._exit(status)
+        _exit(status)
     return 0
+
+
+def _exit(status: int) -> NoReturn:
+    """Ends the process at once; the interpreter's own end would wait for other processes, and for readers that hang."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def load_config(reference: str) -> Any:

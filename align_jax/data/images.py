@@ -19,8 +19,10 @@ from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps
 
 Pixels = UInt8[np.ndarray, "H W 3"] | Float32[np.ndarray, "H W 3"]
-Square = UInt8[np.ndarray, "S S 3"] | Float32[np.ndarray, "S S 3"]  # S: both sides
 """RGB from 0 to 255; between the levels only where a resize did not round."""
+
+Square = UInt8[np.ndarray, "S S 3"] | Float32[np.ndarray, "S S 3"]
+"""The same, S pixels in both directions."""
 
 MAX_IMAGE_PIXELS = 89_478_485
 """Images with more pixels are refused before they are decoded (Pillow's limit: a quarter of a GiB in three bytes)."""

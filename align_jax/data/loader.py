@@ -10,6 +10,7 @@ A process reads only the rows of each batch that its devices hold (`parallel.mes
 
 import functools
 import os
+import signal
 import sys
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -294,3 +295,5 @@ def _prepare_reader(worker: int, workers: int) -> None:
     """Once in every process that reads."""
     cv2.setNumThreads(0)  # OpenCV's own threads only get into the way of ours
     set_worker(worker + 1)
+    if worker >= 0:  # a scheduler that ends a run sends this to all of it, and the run wants its batches to the end
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -106,29 +106,31 @@ def watched(
         stall_seconds: the longest wait for a batch.
         place: says where a record lies.
     """
-    end, stalled = object(), False
+    end = object()
+    pulled: concurrent.futures.Future[Any] | None = None
     puller = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="batches")
     try:
         while True:
-            pulled: concurrent.futures.Future[Any] = puller.submit(next, batches, end)
+            pulled = puller.submit(next, batches, end)
             for fifth in range(1, 6):
                 if concurrent.futures.wait([pulled], stall_seconds / 5).done:
                     break
-                stalled = fifth == 5
                 waiting = f"no batch for {stall_seconds * fifth / 5:g} s: {_description(marks.current(), place)}"
-                if stalled:
+                if fifth == 5:
                     advice = "repair the storage, or raise data.stall_seconds where it is only slow"
                     raise DataStalledError(f"{waiting}; {advice}")
                 logging.getLogger(__name__).warning("%s", waiting)
-            batch = pulled.result()
+            batch: Any = pulled.result()
             if batch is end:
                 return
             yield batch
     finally:
         marks.remove()
-        puller.shutdown(wait=not stalled)
+        # Of a batch that is still awaited nobody knows when it comes, and both would wait for its readers.
+        abandoned = pulled is not None and not pulled.done()
+        puller.shutdown(wait=not abandoned)
         close = getattr(batches, "close", None)
-        if close is not None and not stalled:  # it would wait for the readers
+        if close is not None and not abandoned:
             close()
 
 

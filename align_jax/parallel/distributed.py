@@ -130,7 +130,7 @@ def _detected(processes: int | None, start_seconds: float) -> Cluster | None:
         return None
     try:
         found = _search(round(start_seconds))
-    except (ImportError, AttributeError):
+    except (ImportError, AttributeError, TypeError):
         return _start_without_roll_call(round(start_seconds))
     except Exception as error:  # requests to metadata servers and to Kubernetes fail in many ways
         raise DistributedError(

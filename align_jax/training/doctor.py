@@ -36,14 +36,14 @@ class Finding(NamedTuple):
     text: str
 
 
-def examine(experiment: Experiment, workdir: Path) -> Iterator[Finding]:
+def examine(experiment: Experiment, workdir: Path, checkpoint_folder: str | Path | None = None) -> Iterator[Finding]:
     """Everything that is found, as it is found; a check that fails is a fault, and the others go on."""
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "devices": lambda: devices(experiment),
         "precision": lambda: precision(experiment),
         "mesh": lambda: mesh(experiment),
         "data": lambda: data(experiment),
-        "folder": lambda: folder(experiment, workdir),
+        "folder": lambda: folder(experiment, workdir, checkpoint_folder or workdir / "checkpoints"),
     }
     for subject, check in checks.items():
         try:
@@ -99,6 +99,7 @@ def mesh(experiment: Experiment) -> Iterator[Finding]:
     """Whether devices and batch fit together."""
     built = experiment.mesh.build()
     check_batch_size(experiment.batch_size, built)
+    experiment.task.check_batch_size(experiment.batch_size, batch_shards(built))
     axes = " x ".join(f"{name} {size}" for name, size in built.shape.items())
     share = experiment.batch_size // batch_shards(built)
     yield Finding("mesh", "ok", f"{axes}; {share} of {experiment.batch_size:,} pairs on a device")
@@ -135,7 +136,7 @@ def data(experiment: Experiment) -> Iterator[Finding]:
         yield Finding("data", "note", f"{len(bad)} of {count} sampled records cannot be used, such as {bad[0]}")
 
 
-def folder(experiment: Experiment, workdir: Path) -> Iterator[Finding]:
+def folder(experiment: Experiment, workdir: Path, checkpoint_folder: str | Path) -> Iterator[Finding]:
     """Whether the run's folder can be written, holds the checkpoints, and continues the same run."""
     existing = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if path.exists())
     with tempfile.NamedTemporaryFile(dir=existing, prefix=".doctor"):
@@ -147,13 +148,11 @@ def folder(experiment: Experiment, workdir: Path) -> Iterator[Finding]:
         f"the disk has {free / 1e9:,.2f} GB left"
     )
     yield Finding("folder", "ok" if needed < free else "fault", room)
-    if (workdir / "checkpoints").is_dir():
+    with Checkpoints(checkpoint_folder, keep_latest=experiment.keep_checkpoints) as checkpoints:
+        step = checkpoints.latest_step()
+    if step is not None:
         check_same_model(experiment, workdir)
-        with Checkpoints(workdir / "checkpoints", keep_latest=experiment.keep_checkpoints) as checkpoints:
-            step = checkpoints.latest_step()
-        yield Finding(
-            "folder", "ok", f"{workdir} continues after step {step}" if step else f"{workdir} has no checkpoint yet"
-        )
+        yield Finding("folder", "ok", f"the run continues after step {step}, if that checkpoint is whole")
 
 
 def _abstract_state(experiment: Experiment) -> TrainState:

@@ -43,7 +43,7 @@ class Experiment:
         keep_checkpoints: how many of the newest stay.
         keep_checkpoints_every: checkpoints at multiples of so many steps stay as well; none when absent.
         failed_save: what a checkpoint that cannot be written does, for want of disk space say: `stop` ends the run,
-            `continue` says so and goes on to the next one.
+            `continue` says so and goes on to the next one. The metrics need room all the same.
         non_finite: what a loss or gradient does that is not a number.
     """
 

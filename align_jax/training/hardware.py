@@ -48,15 +48,3 @@ def peak_flops_per_second(device_kind: str) -> float | None:
     """Peak of one JAX device in bfloat16; `None` where it is not known, as for CPUs."""
     chip = CHIPS.get(device_kind)
     return None if chip is None else chip.flops_per_second / chip.devices
-
-
-def memory_bytes_per_second(device_kind: str) -> float | None:
-    """Peak bandwidth of one JAX device's memory; `None` where it is not known."""
-    chip = CHIPS.get(device_kind)
-    return None if chip is None else chip.memory_bytes_per_second / chip.devices
-
-
-def memory_bytes(device_kind: str) -> float | None:
-    """Memory of one JAX device, of which a program gets a little less; `None` where it is not known."""
-    chip = CHIPS.get(device_kind)
-    return None if chip is None else chip.memory_bytes / chip.devices

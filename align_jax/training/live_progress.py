@@ -1,6 +1,8 @@
 """How a run shows on the screen: a live bar on a terminal, plain lines in a file or pipe."""
 
 import math
+import os
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Self
@@ -12,6 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from align_jax.training.metrics_log import Values
+
+
+class RunConsole(Console):
+    """A console that falls silent when nobody reads it any more, such as after a lost connection; the run goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Turns the output off."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class LiveProgress:

@@ -220,6 +220,8 @@ class _Run:
         )
         self.recorder.forget()
         self.telemetry.rewind(restored.step)
+        for note in self.checkpoints.rejected:
+            self.telemetry.message(str(note))
         self.telemetry.message(f"{error}: back to step {restored.step}, and {left_out} batches are left out")
 
     def evaluate_at_the_end(self) -> dict[str, RetrievalOutcome]:
@@ -257,6 +259,7 @@ class _Run:
         self.recorder.settle()  # what is no longer a number must not be saved
         self.position = dataclasses.replace(self.position, non_finite=self.recorder.non_finite, evaluated=evaluated)
         self._check_saves(self.checkpoints.wait)  # the next save would wait for the last one anyway
+        self.telemetry.sync()
         self.checkpoints.save(step, self.state, self.position.to_json(step))
 
     def _check_saves(self, check: Callable[[], None]) -> None:

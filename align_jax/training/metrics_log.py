@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,10 @@ class MetricsLog:
         self._file.write((json.dumps(spelled, allow_nan=False) + "\n").encode())
         self._file.flush()
         self._written.add(_identity(record))
+
+    def sync(self) -> None:
+        """Returns when every line is on disk: a checkpoint must not outlive the lines before it."""
+        os.fsync(self._file.fileno())
 
     def rewind(self, step: int) -> None:
         """Drops the lines of all steps after `step`."""

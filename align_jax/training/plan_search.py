@@ -57,8 +57,8 @@ def rematerialization_ladder(experiment: Experiment) -> list[tuple[str, ...]]:
 
 
 def batch_unit(experiment: Experiment, shards: int) -> int:
-    """The smallest batch whose shares on every device are whole groups of batch norm."""
-    return shards * (experiment.task.batch_norm_group_size or 1)
+    """The smallest batch whose micro-batches on every device are whole groups of batch norm."""
+    return shards * experiment.task.accumulation * (experiment.task.batch_norm_group_size or 1)
 
 
 def largest_batch(start: int, unit: int, fits: Callable[[int], bool]) -> int | None:

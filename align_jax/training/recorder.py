@@ -49,6 +49,10 @@ class Recorder:
 
     def restart_clock(self) -> None:
         """Leaves what was not training, such as an evaluation, out of the speed."""
+        if self._since is not None:
+            self._start_clock()
+
+    def _start_clock(self) -> None:
         self._since, self._steps, self._waited_seconds = time.monotonic(), 0, 0.0
 
     @contextmanager
@@ -85,10 +89,12 @@ class Recorder:
         if self._experiment.log.due(step):
             self._quarantine.check()
             values = {key: float(value) for key, value in metrics.items()}
-            values["learning_rate"] = float(np.asarray(self._learning_rate(step - 1)))
+            # The optimizer, and with it the schedule, counts only the steps that were taken.
+            left_out = self.non_finite if self._experiment.non_finite.action == "skip" else 0
+            values["learning_rate"] = float(np.asarray(self._learning_rate(step - 1 - left_out)))
             self._telemetry.log(step, values | self._speed())
         if self._experiment.log.due(step) or self._since is None:
-            self.restart_clock()
+            self._start_clock()
 
     def _speed(self) -> dict[str, float]:
         if self._since is None:

@@ -20,7 +20,7 @@ from typing import Self
 from rich.console import Console
 from tensorboardX import SummaryWriter
 
-from align_jax.training.live_progress import LiveProgress
+from align_jax.training.live_progress import LiveProgress, RunConsole
 from align_jax.training.metrics_log import MetricsLog, Values
 
 
@@ -54,7 +54,7 @@ class Telemetry:
         self._workdir = workdir
         self._start_step = start_step
         self._primary = primary
-        self._progress = LiveProgress(total_steps, start_step, console or Console(), plain_interval_seconds, clock)
+        self._progress = LiveProgress(total_steps, start_step, console or RunConsole(), plain_interval_seconds, clock)
         self._resources = ExitStack()
 
     def __enter__(self) -> Self:
@@ -95,6 +95,11 @@ class Telemetry:
         """Shows `text` on a line of its own, above the progress bar where there is one."""
         if self._primary:
             self._progress.message(text)
+
+    def sync(self) -> None:
+        """Returns when the metrics so far are on disk."""
+        if self._primary:
+            self._metrics.sync()
 
     def rewind(self, step: int) -> None:
         """Forgets what was recorded after `step`, to which the run goes back."""
