@@ -29,7 +29,7 @@ from align_jax.checkpoints.agreement import PrimaryError, from_primary
 from align_jax.checkpoints.differences import casts, differences
 from align_jax.checkpoints.snapshot import start_copy
 from align_jax.checkpoints.steps import CheckpointError, Rejected, SaveError, Selection, Steps
-from align_jax.checkpoints.stray_errors import only_raised
+from align_jax.checkpoints.stray_errors import print_no_stray_errors
 from align_jax.checkpoints.variables import at_once_gb, read_entries, read_metadata
 from align_jax.files import PathLike, is_disk_full
 
@@ -72,7 +72,6 @@ class Checkpoints:
         self._newest: int | None = None  # saved or restored by this process
         self._writer: threading.Thread | None = None
         self._failure: SaveError | None = None
-        self._resources = contextlib.ExitStack()
         self.rejected: tuple[Rejected, ...] = ()
         """The steps that the last `restore` found not to be whole, also where it found no other."""
 
@@ -168,17 +167,16 @@ class Checkpoints:
 
     def __enter__(self) -> Self:
         """From now on, what fails in the background is raised and not printed."""
-        self._resources.enter_context(only_raised())
+        print_no_stray_errors()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Finishes the writes; raises what failed, unless something else did already."""
-        with self._resources:
-            self._join()
-            if self._checkpointer is not None:
-                self._checkpointer.close()
+        self._join()
+        if self._checkpointer is not None:
+            self._checkpointer.close()
         if error is None:
             self.check_errors()
 

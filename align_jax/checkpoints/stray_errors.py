@@ -1,19 +1,18 @@
 """What Orbax and TensorStore print, from threads of their own, of a failed write that they raise as well."""
 
+import functools
 import logging
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import TracebackType
 
 
-@contextmanager
-def only_raised() -> Iterator[None]:
-    """Keeps tracebacks of other threads off the screen; those of the main thread are shown as ever.
+@functools.cache
+def print_no_stray_errors() -> None:
+    """Keeps tracebacks of foreign threads off the screen, from now on; those of the main thread are shown as ever.
 
-    A single full disk otherwise prints hundreds of them. Threads started by `threading`, whose errors Python hands to
-    another hook, are not concerned.
+    A single full disk otherwise prints hundreds of them, some only when the interpreter ends. Threads started by
+    `threading`, whose errors Python hands to another hook, are not concerned.
     """
     previous = sys.excepthook
 
@@ -21,12 +20,5 @@ def only_raised() -> Iterator[None]:
         if threading.current_thread() is threading.main_thread():
             previous(kind, error, trace)
 
-    futures = logging.getLogger("asyncio")
-    level = futures.level
     sys.excepthook = show
-    futures.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        sys.excepthook = previous
-        futures.setLevel(level)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)

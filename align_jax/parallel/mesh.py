@@ -62,7 +62,7 @@ class MeshShape:
         return Mesh(np.concatenate(grids), MESH_AXES, axis_types=axis_types)
 
 
-def _by_slice(devices: Sequence[jax.Device], slices: int) -> list[list[jax.Device]]:
+def _by_slice(devices: Sequence[Any], slices: int) -> list[list[Any]]:
     """The devices of each slice; hardware that has no slices is taken in equal parts, in its own order."""
     if devices[0].platform == "tpu":
         numbers = sorted({getattr(device, "slice_index", 0) for device in devices})

@@ -61,11 +61,11 @@ def devices(experiment: Experiment) -> Iterator[Finding]:
         "devices", "ok", f"{len(found)} x {found[0].device_kind} ({platform}){processes}, jax {jax.__version__}"
     )
     plugins = sorted({name for module, name in _PLUGINS.items() if find_spec(module)})
-    if platform == "cpu" and plugins:
-        chosen = os.environ.get("JAX_PLATFORMS")
-        why = f"JAX_PLATFORMS is {chosen}" if chosen else "no such device was found"
+    if platform == "cpu" and plugins and not os.environ.get("JAX_PLATFORMS"):
         yield Finding(
-            "devices", "note", f"support for {' and '.join(plugins)} is installed, but JAX runs on CPU: {why}"
+            "devices",
+            "note",
+            f"support for {' and '.join(plugins)} is installed, but no such device was found: JAX runs on CPU",
         )
     limit = (found[0].memory_stats() or {}).get("bytes_limit") if platform != "cpu" else None
     if limit:

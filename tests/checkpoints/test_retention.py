@@ -52,3 +52,15 @@ def test_saving_while_the_step_before_is_written_keeps_both(tmp_path):
 def test_keeping_nothing_is_refused(tmp_path, options):
     with pytest.raises(ValueError, match="0"):
         Checkpoints(tmp_path, **options)
+
+
+def test_old_step_that_cannot_be_deleted_costs_no_new_one(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise OSError(f"{folder.name} cannot be deleted")
+
+    save(tmp_path, 10, keep_latest=1)
+    monkeypatch.setattr(module, "_delete", refuse)
+    with pytest.raises(ValueError, match="checkpoint 20 is written, but an older one could not be deleted: 10 cannot"):
+        save(tmp_path, 20, keep_latest=1)
+    monkeypatch.undo()
+    assert_is_step(restore(tmp_path), 20)

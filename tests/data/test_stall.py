@@ -1,7 +1,9 @@
 import contextlib
 import logging
 import os
+import signal
 import subprocess
+import threading
 import time
 
 import pytest
@@ -76,3 +78,31 @@ def test_place_of_a_record_counts_within_its_file(data_dir):  # noqa: F811
     source = PairDataset("discs", "train[10:20]", str(data_dir)).open()
     assert source.place(3).startswith("record 13 of ")
     assert "array_record" in source.place(3)
+
+
+def test_wait_that_is_given_up_does_not_wait_for_the_batch():
+    """SIGTERM ends the wait with an exception; a source that hangs must not keep the run from being saved."""
+    released = threading.Event()
+
+    def hung():
+        released.wait()
+        yield 1
+
+    class GivenUpError(Exception):
+        pass
+
+    def give_up(*_):
+        raise GivenUpError
+
+    rescue = threading.Timer(30, released.set)
+    rescue.start()
+    previous = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(GivenUpError):
+            next(watched(hung(), ReadingMarks(0), 60.0, str))
+        assert not released.is_set()
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+        rescue.cancel()
+        released.set()

@@ -15,6 +15,11 @@ def _usual_precision():
         yield
 
 
+def pretend_checkpoint(workdir):
+    (workdir / "checkpoints" / "5").mkdir(parents=True)
+    (workdir / "checkpoints" / "5" / "SHA256SUMS").touch()
+
+
 def faults(experiment, workdir):
     return {finding.subject: finding.text for finding in examine(experiment, workdir) if finding.status == "fault"}
 
@@ -32,7 +37,7 @@ def test_run_that_would_go_well_has_no_fault(experiment, tmp_path):
 
 def test_every_fault_is_found_and_not_only_the_first(experiment, tmp_path):
     (tmp_path / "experiment.json").write_text("{}")
-    (tmp_path / "checkpoints").mkdir()
+    pretend_checkpoint(tmp_path)
     data = dataclasses.replace(experiment.data, train=dataclasses.replace(experiment.data.train, name="absent"))
     found = faults(dataclasses.replace(experiment, data=data, batch_size=36), tmp_path)
     assert found.keys() == {"mesh", "data", "folder"}
@@ -43,7 +48,7 @@ def test_every_fault_is_found_and_not_only_the_first(experiment, tmp_path):
 
 def test_folder_of_another_model_is_a_fault(experiment, tmp_path):
     write_model_folder(experiment, tmp_path)
-    (tmp_path / "checkpoints").mkdir()
+    pretend_checkpoint(tmp_path)
     other = dataclasses.replace(
         experiment.task, model=AlignConfig.tiny(vision_config=experiment.task.model.vision_config)
     )

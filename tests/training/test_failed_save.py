@@ -50,7 +50,7 @@ def steps(folder):
 def test_full_disk_ends_the_run_with_one_line_and_costs_no_earlier_checkpoint(experiment, tmp_path):
     done = train_on_a_small_disk(experiment, tmp_path)
     assert done.returncode == 1, done.stderr
-    assert "checkpoint 10 could not be written: the disk of" in done.stderr.splitlines()[-1]
+    assert "checkpoint 10 could not be written: the disk of" in done.stderr.splitlines()[-1], done.stderr
     assert done.stdout.splitlines()[-1] == "5"
     assert 10 <= max(steps(tmp_path)) < 20
 

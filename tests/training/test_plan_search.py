@@ -2,12 +2,12 @@
 
 import dataclasses
 import itertools
-from types import SimpleNamespace
 
 import pytest
 
 from align_jax.training.flops import part_costs, recomputed_flops_per_pair
 from align_jax.training.plan_search import batch_unit, largest_batch, rematerialization_ladder, search
+from align_jax.training.planning import Plan
 
 
 class Compiler:
@@ -21,8 +21,23 @@ class Compiler:
         self.tried.append(experiment)
         task = experiment.task
         needed = experiment.batch_size * (10 - len(task.rematerialize))
-        return SimpleNamespace(
-            fits=needed <= self.limit, batch_size=experiment.batch_size, rematerialize=task.rematerialize
+        return Plan(
+            experiment=experiment.name,
+            device_kind="formula",
+            devices=8,
+            batch_size=experiment.batch_size,
+            rematerialize=task.rematerialize,
+            fits=needed <= self.limit,
+            available_bytes=int(self.limit),
+            needed_bytes=needed,
+            memory=None,
+            forward_flops_per_pair=1.0,
+            training_flops_per_pair=3.0,
+            recomputed_flops_per_pair=0.0,
+            compiled_flops=None,
+            memory_traffic_bytes=None,
+            collectives={},
+            compile_seconds=0.0,
         )
 
 

@@ -444,6 +444,7 @@ def test_bytes_after_a_stream_are_an_error(tmp_path):
     assert "its storages end at byte" in refusal(tmp_path, STREAM + STREAM)
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")  # by pickletools, of the damage
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, len(STREAM) - 1), st.integers(0, 4), st.binary(max_size=4), st.booleans())
 def test_random_damage_gives_tensors_or_a_plain_error(start, removed, inserted, archive):
