@@ -34,7 +34,7 @@ class Register(threading.Thread):
         self._members: dict[int, tuple[socket.socket, str]] = {}  # process -> connection, host
         self._gone: set[int] = set()
         self._arrived: dict[str, tuple[set[int], float, float]] = {}  # barrier -> processes, limit, deadline
-        self._ended = False
+        self._ended: str | None = None  # why
         self._selector = selectors.DefaultSelector()
         port = int(address.rsplit(":", 1)[1])
         try:
@@ -48,7 +48,7 @@ class Register(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        self._serve_until(lambda: len(self._members) == self._processes, time.monotonic() + self._timeout_seconds)
+        self._serve_until(self._is_started, time.monotonic() + self._timeout_seconds)
         self._selector.unregister(self._listener)
         self._listener.close()  # the port is JAX's from here on
         if len(self._members) < self._processes:
@@ -61,13 +61,17 @@ class Register(threading.Thread):
             self._broadcast(passed=["the start"])
         self._serve_until(lambda: not self._connections, None)
 
+    def _is_started(self) -> bool:
+        """Whether all are there, or it is known that they will not be; process 0 itself may come last, and be told."""
+        return len(self._members) == self._processes or (self._ended is not None and 0 in self._members)
+
     def _serve_until(self, done: Callable[[], bool], deadline: float | None) -> None:
-        while not done() and not (self._ended and not self._connections):
+        while not done() and not (self._ended and 0 in self._members and not self._connections):
             now = time.monotonic()
             deadlines = [limit for *_, limit in self._arrived.values()] + ([] if deadline is None else [deadline])
             for key, _ in self._selector.select(max(0.0, min(deadlines) - now) if deadlines else None):
                 self._read(key.fileobj)
-            if deadline is not None and (self._ended or time.monotonic() > deadline):
+            if deadline is not None and time.monotonic() > deadline:
                 return
             self._check_barriers()
 
@@ -110,7 +114,10 @@ class Register(threading.Thread):
             self._closed(source, "")
 
     def _enrol(self, source: socket.socket, process: int, processes: int, host: str) -> None:
-        if processes != self._processes:
+        if self._ended is not None:
+            self._members[process] = source, host
+            self._broadcast(ends=self._ended)
+        elif processes != self._processes:
             self._end(f"process {process} ({host}) is one of {processes}, process 0 one of {self._processes}", source)
         elif process in self._members:
             hosts = f"{self._members[process][1]} and {host}"
@@ -143,8 +150,8 @@ class Register(threading.Thread):
                 self._end(f"{_named(missing, self._members)} did not reach {name!r} within {limit:g} s")
 
     def _end(self, reason: str, *others: socket.socket) -> None:
-        if not self._ended:
-            self._ended = True
+        if self._ended is None:
+            self._ended = reason
             self._broadcast(*others, ends=reason)
 
     def _broadcast(self, *others: socket.socket, **message: Any) -> None:

@@ -3,6 +3,8 @@ import threading
 
 import pytest
 
+from align_jax.parallel import roll_call
+from align_jax.parallel.register import DistributedError
 from tests.processes import free_port, run_together
 
 SCRIPT = """
@@ -141,3 +143,23 @@ def test_process_0_that_is_started_again_in_time_is_found():
     ]
     found = run_together(arguments, devices=1, limit_seconds=90)
     assert [process.status for process in found] == [9, 0, 0, 0], [process.output for process in found]
+
+
+def test_process_0_is_told_what_went_wrong_before_it_had_joined_itself(monkeypatch):
+    address, enlist, answers = f"127.0.0.1:{free_port()}", roll_call._enlist, []
+
+    def enlist_late(*arguments):
+        stranger.join()
+        return enlist(*arguments)
+
+    def come_too_early():
+        connection, _, answer = enlist(address, {"process": 1, "of": 3, "host": "other"}, 10.0)
+        answers.append(answer)
+        connection.close()
+
+    monkeypatch.setattr(roll_call, "_enlist", enlist_late)
+    stranger = threading.Thread(target=come_too_early)
+    stranger.start()
+    with pytest.raises(DistributedError, match=r"process 1 \(other\) is one of 3, process 0 one of 2"):
+        roll_call.RollCall(address, 2, 0, 20.0)
+    assert len(answers) == 1
