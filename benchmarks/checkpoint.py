@@ -1,6 +1,6 @@
 """Times a checkpoint of the full-size state: how long the training loop waits, and what goes on behind it.
 
-    python benchmarks/checkpoint.py [--directory runs/disk] [--saves 3]
+    PYTHONPATH=. python benchmarks/checkpoint.py [--directory runs/disk] [--saves 3]
 
 The state is that of `configs/align_b7_base_coyo.py` with averaged parameters: B7 + BERT-base, LAMB's two moments and
 the average, float32, random. The step is a stand-in that overwrites every array of the (donated) state.
