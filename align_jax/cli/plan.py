@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     help_flag = ["--help"] if known.help else []
     experiment = override(load_config(known.config), [*overrides, *help_flag], "align-jax plan --config FILE …")
 
-    from align_jax.training.plan_report import plan_for_topology  # noqa: PLC0415  (after the help)
+    from align_jax.training.planning.report import plan_for_topology  # noqa: PLC0415  (after the help)
 
     plans = plan_for_topology(experiment, known.topology, slices=known.slices, searching=known.search, quiet=known.json)
     if known.json:

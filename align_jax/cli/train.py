@@ -82,16 +82,15 @@ def main(argv: Sequence[str]) -> int:
         program = f"align-jax train{f' (process {others.process_id})' if others else ''}"
         status = report(program, distributed.cause(error))
         distributed.fail(error)
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
         _exit(status)
     return 0
 
 
 def _exit(status: int) -> NoReturn:
     """Ends the process at once; the interpreter's own end would wait for other processes, and for readers that hang."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            stream.flush()
     os._exit(status)
 
 

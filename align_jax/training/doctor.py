@@ -79,10 +79,7 @@ def precision(experiment: Experiment) -> Iterator[Finding]:
     platform, dtype = jax.default_backend(), experiment.task.dtype
     advice = {
         ("cpu", "bfloat16"): "bfloat16 is slower than float32 on CPU; use --task.dtype float32 there",
-        (
-            "tpu",
-            "float32",
-        ): "float32 inside the towers; the released recipe took bfloat16 on TPU (--task.dtype bfloat16)",
+        ("tpu", "float32"): "float32 inside the towers; the released recipe took --task.dtype bfloat16",
         ("gpu", "float32"): "float32 inside the towers; --task.dtype bfloat16 takes half of the memory and bandwidth",
     }
     words = advice.get((platform, dtype))

@@ -150,11 +150,19 @@ class Cluster:
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """A little after a step was recorded, or, with no step to come, after so many seconds."""
+    """A little after a step was recorded, or, with no step to come, after so many seconds.
+
+    Attributes:
+        step: to be waited for.
+        delay_seconds: to be waited after that.
+        twice: whether SIGTERM is sent again at once.
+        saving: whether to wait instead until a checkpoint is being written.
+    """
 
     step: int
     delay_seconds: float
     twice: bool = False
+    saving: bool = False
 
     def wait(self, workdir: Path, running: list[subprocess.Popen]) -> bool:
         """Waits until then; False if a process ended before."""
@@ -165,7 +173,13 @@ class Moment:
             if time.monotonic() > limit:
                 raise RuntimeError(f"step {self.step} was not reached in {LIMIT_SECONDS:.0f} s")
             time.sleep(0.02)
-        time.sleep(self.delay_seconds)
+        if self.saving:
+            while not list((workdir / "checkpoints").glob("*.unfinished")):
+                if any(process.poll() is not None for process in running):
+                    return False
+                time.sleep(0.002)
+        else:
+            time.sleep(self.delay_seconds)
         return all(process.poll() is None for process in running)
 
 
@@ -213,11 +227,17 @@ def survive(cluster: Cluster, *, kill: int, terminate: int, seed: int) -> None:
         # before the first step nobody listens to SIGTERM.
         reach = max(1, (cluster.steps - done) // (len(kinds) - stopped))
         step = done + generator.randint(1, reach) if kind == "TERM" or generator.random() < 0.85 else 0
-        moment = Moment(step, generator.uniform(0.0, 0.3 if step else 8.0), twice=generator.random() < 0.5)
+        moment = Moment(
+            step,
+            generator.uniform(0.0, 0.3 if step else 8.0),
+            twice=generator.random() < 0.5,
+            saving=step > 0 and generator.random() < 0.4,
+        )
         came = (
             cluster.kill_at(disturbed, moment, generator) if kind == "KILL" else cluster.terminate_at(disturbed, moment)
         )
-        when = f"{moment.delay_seconds:.2f} s after {f'step {step}' if step else 'the start'}"
+        how = "while a checkpoint is written," if moment.saving else f"{moment.delay_seconds:.2f} s"
+        when = f"{how} after {f'step {step}' if step else 'the start'}"
         print(f"{stopped + 1}/{len(kinds)}: {kind} {when}{'' if came else ', too late'}")
     cluster.run_to_the_end(disturbed)
     assert metrics_without_times(disturbed) == metrics_without_times(left_alone)

@@ -8,8 +8,8 @@ import pytest
 
 from align_jax.cli import main
 from align_jax.parallel.mesh import MeshShape
-from align_jax.training.plan_report import plan_for_topology
-from align_jax.training.planning import _step_and_arguments, _too_large, available_memory, plan_step
+from align_jax.training.planning.plan import _step_and_arguments, _too_large, available_memory, plan_step
+from align_jax.training.planning.report import plan_for_topology
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_other_errors_of_the_compiler_are_not_taken_for_it():
 
 
 def test_search_prints_both_answers(small, monkeypatch, capsys, plan):
-    from align_jax.training import plan_report
+    from align_jax.training.planning import report
 
     def compiled(experiment, devices, available_bytes):
         needed = 2**20 * experiment.batch_size * (10 - len(experiment.task.rematerialize))
@@ -109,7 +109,7 @@ def test_search_prints_both_answers(small, monkeypatch, capsys, plan):
             plan, batch_size=experiment.batch_size, rematerialize=experiment.task.rematerialize, fits=fits
         )
 
-    monkeypatch.setattr(plan_report, "plan_step", compiled)
+    monkeypatch.setattr(report, "plan_step", compiled)
     small = dataclasses.replace(small, task=dataclasses.replace(small.task, batch_norm_group_size=1))
     plans = plan_for_topology(small, "local", searching=True)
     assert {name: found.batch_size for name, found in plans.items()} == {
@@ -122,9 +122,9 @@ def test_search_prints_both_answers(small, monkeypatch, capsys, plan):
 
 
 def test_the_command_prints_json(small, plan, monkeypatch, capsys):
-    from align_jax.training import plan_report
+    from align_jax.training.planning import report
 
-    monkeypatch.setattr(plan_report, "plan_step", lambda *arguments: plan)
+    monkeypatch.setattr(report, "plan_step", lambda *arguments: plan)
     assert main(["plan", "--config", "configs/align_b7_base_coyo.py:debug", "--topology", "local", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["step"]["needed_bytes"] == plan.needed_bytes
@@ -132,9 +132,9 @@ def test_the_command_prints_json(small, plan, monkeypatch, capsys):
 
 
 def test_a_step_that_does_not_fit_is_status_one(plan, monkeypatch, capsys):
-    from align_jax.training import plan_report
+    from align_jax.training.planning import report
 
     refused = dataclasses.replace(plan, fits=False, memory=None, needed_bytes=2**35, collectives={})
-    monkeypatch.setattr(plan_report, "plan_step", lambda *arguments: refused)
+    monkeypatch.setattr(report, "plan_step", lambda *arguments: refused)
     assert main(["plan", "--config", "configs/align_b7_base_coyo.py:debug", "--topology", "local"]) == 1
     assert "does not fit: temporaries alone need 32.00" in capsys.readouterr().out

@@ -6,8 +6,8 @@ import itertools
 import pytest
 
 from align_jax.training.flops import part_costs, recomputed_flops_per_pair
-from align_jax.training.plan_search import batch_unit, largest_batch, rematerialization_ladder, search
-from align_jax.training.planning import Plan
+from align_jax.training.planning.plan import Plan
+from align_jax.training.planning.search import batch_unit, largest_batch, rematerialization_ladder, search
 
 
 class Compiler:

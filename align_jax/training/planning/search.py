@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from align_jax.training.experiment import Experiment
 from align_jax.training.flops import part_costs
-from align_jax.training.planning import Plan
+from align_jax.training.planning.plan import Plan
 
 Try = Callable[[Experiment], Plan]
 

@@ -11,8 +11,8 @@ from align_jax.parallel.mesh import batch_shards
 from align_jax.parallel.topologies import devices_per_chip, is_tpu, topology_devices
 from align_jax.training.experiment import Experiment
 from align_jax.training.hardware import CHIPS
-from align_jax.training.plan_search import batch_unit, search
-from align_jax.training.planning import Plan, available_memory, plan_step
+from align_jax.training.planning.plan import Plan, available_memory, plan_step
+from align_jax.training.planning.search import batch_unit, search
 
 _GIB = 2**30
 # Halves the time of compilation; memory, FLOPs and collectives stay as they are.

@@ -1,6 +1,6 @@
 """Reading communication from HLO text; the lines are from the TPU and the CPU compiler."""
 
-from align_jax.training.collectives import Collective, Traffic, collectives, traffic_by_kind
+from align_jax.training.planning.collectives import Collective, Traffic, collectives, traffic_by_kind
 
 HLO = """
   %all-gather.1 = f32[16384,640]{1,0:T(8,128)} all-gather(%fusion.4), channel_id=1, replica_groups={{0,1},{2,3}}

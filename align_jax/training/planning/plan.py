@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from align_jax.parallel.mesh import batch_sharding, check_batch_size
-from align_jax.training.collectives import Traffic, collectives, traffic_by_kind
 from align_jax.training.experiment import Experiment
 from align_jax.training.flops import forward_flops_per_pair, recomputed_flops_per_pair, training_flops_per_pair
+from align_jax.training.planning.collectives import Traffic, collectives, traffic_by_kind
 from align_jax.training.state import TrainState, abstract_state, state_initializer
 from align_jax.training.step import compile_step, train_step
 from align_jax.types import PairBatch
