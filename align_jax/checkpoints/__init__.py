@@ -4,7 +4,7 @@ run.py writes and restores `checkpoints/<step>/`; steps.py says which of those f
 and reads the `params/` of a model folder.
 """
 
-from align_jax.checkpoints.run import Checkpoints, Restored
+from align_jax.checkpoints.run import Checkpoints, Restored, Weights
 from align_jax.checkpoints.steps import CheckpointError, Rejected, SaveError
 from align_jax.checkpoints.variables import restore_variables, save_variables
 
@@ -14,6 +14,7 @@ __all__ = [
     "Rejected",
     "Restored",
     "SaveError",
+    "Weights",
     "restore_variables",
     "save_variables",
 ]

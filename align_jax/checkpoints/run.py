@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import jax
 from absl import logging
@@ -34,6 +34,9 @@ from align_jax.checkpoints.variables import at_once_gb, read_entries, read_metad
 from align_jax.files import PathLike, is_disk_full
 
 State = TypeVar("State")
+
+Weights = Literal["ema", "raw"]
+"""Which parameters of a training run count: their running average, where there is one, or the last ones."""
 
 _AT_ONCE_BYTES = 1e9  # that Orbax compresses and writes, or reads, or the largest array
 
@@ -124,10 +127,13 @@ class Checkpoints:
         self._newest = selection.step
         return restored
 
-    def restore_variables(self) -> dict[str, Any]:
-        """The newest `params` (the averaged ones where there are any) and `batch_stats`, on the default device.
+    def restore_variables(self, weights: Weights = "ema") -> dict[str, Any]:
+        """The newest `params` and `batch_stats`, on the default device.
 
         Changes no file. Warns of newer checkpoints that are damaged.
+
+        Args:
+            weights: "ema" takes the averaged parameters where there are any, "raw" those that were trained last.
 
         Raises:
             CheckpointError: if there is no checkpoint that is whole.
@@ -142,7 +148,8 @@ class Checkpoints:
             warnings.warn(f"{self._steps.directory}: {rejected}", RuntimeWarning, stacklevel=2)
         folder = self._steps.folder(selection.step) / "state"
         with _readable(folder.parent):
-            params = "ema_params" if read_metadata(folder).get("ema_params") else "params"
+            averaged = weights == "ema" and read_metadata(folder).get("ema_params")
+            params = "ema_params" if averaged else "params"
             state = read_entries(folder, (params, "batch_stats"))
         return {"params": state[params], "batch_stats": state["batch_stats"]}
 

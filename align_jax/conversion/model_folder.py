@@ -20,7 +20,7 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from align_jax.checkpoints import Checkpoints, restore_variables, save_variables
+from align_jax.checkpoints import Checkpoints, Weights, restore_variables, save_variables
 from align_jax.configuration import AlignConfig, EfficientNetConfig
 from align_jax.conversion.architectures import Architecture, architecture_of
 from align_jax.conversion.readers.tensorflow import TensorflowCheckpoint
@@ -106,6 +106,7 @@ class OpenModel:
         param_dtype: Any = jnp.float32,
         observe: Observe | None = None,
         left_out: Callable[[str, str], None] | None = None,
+        weights: Weights = "ema",
     ) -> dict[str, Any]:
         """The variables, in the types that the model has for `param_dtype`.
 
@@ -113,6 +114,7 @@ class OpenModel:
             param_dtype: of the parameters that the model does not keep in float32.
             observe: called with every tensor that `transformers` has a name for.
             left_out: called with the path of every variable of a workdir that is no part of the model, and the reason.
+            weights: of a workdir, see `Checkpoints.restore_variables`; other folders have one set.
 
         Raises:
             ConversionError: if weights and configuration do not fit.
@@ -123,7 +125,7 @@ class OpenModel:
             if self.form == "params":
                 return check_variables(restore_variables(self.folder / "params"), target, casting="floating")
             with Checkpoints(self.folder / "checkpoints") as checkpoints:
-                trained = of_model(checkpoints.restore_variables(), self.table, left_out)
+                trained = of_model(checkpoints.restore_variables(weights), self.table, left_out)
                 return check_variables(trained, target, casting="floating")
 
         def seen(name: str, tensor: np.ndarray) -> np.ndarray:
@@ -183,6 +185,7 @@ def read_model(
     model_type: str | None = None,
     param_dtype: Any = jnp.float32,
     revision: str | None = None,
+    weights: Weights = "ema",
 ) -> Model:
     """Reads a model.
 
@@ -192,6 +195,7 @@ def read_model(
             there.
         param_dtype: of the parameters that the model does not keep in float32.
         revision: branch, tag or commit on the Hub.
+        weights: of a training workdir: its averaged parameters where it has any, or the last ones.
 
     Raises:
         ConfigurationError: if the model is not of the wanted kind.
@@ -201,7 +205,7 @@ def read_model(
     config, found = opened.config, opened.config.model_type
     if model_type in _TOWERS and isinstance(config, AlignConfig):
         field, part = _TOWERS[model_type]
-        variables = opened.read(param_dtype)
+        variables = opened.read(param_dtype, weights=weights)
         return Model(
             getattr(config, field),
             {name: tree[part] for name, tree in variables.items() if part in tree},
@@ -211,7 +215,7 @@ def read_model(
     allowed = {model_type, "bert"} if model_type == "align_text_model" else {model_type}
     if model_type is not None and found not in allowed:
         raise ConfigurationError(f"{source} holds a model of type {found!r}, not {model_type!r}")
-    return Model(config, opened.read(param_dtype), opened.folder)
+    return Model(config, opened.read(param_dtype, weights=weights), opened.folder)
 
 
 def write_flax(config: JsonConfig, variables: dict[str, Any], folder: Path) -> None:

@@ -153,6 +153,15 @@ class Preprocessing:
             scaled = scaled / std
         return scaled
 
+    def levels_to_scale(self) -> tuple[Float32[np.ndarray, "3"], Float32[np.ndarray, "3"]]:
+        """A factor and an offset for each colour: `levels * factor + offset` is `scale(levels)` but for rounding."""
+        factor, offset = np.full(3, self.rescale_factor), np.full(3, -1.0 if self.rescale_offset else 0.0)
+        if self.do_normalize:
+            factor, offset = factor / self.image_std, (offset - self.image_mean) / self.image_std
+        if self.include_top:
+            factor, offset = factor / self.image_std, offset / self.image_std
+        return factor.astype(np.float32), offset.astype(np.float32)
+
     @classmethod
     def from_folder(cls, folder: str | Path) -> Self:
         """Reads the settings of a model folder.

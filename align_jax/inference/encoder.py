@@ -1,78 +1,146 @@
-"""Embeddings of many images and texts: jitted, sharded over the mesh, in batches of one fixed shape."""
+"""Embeddings of many images and texts: jitted, sharded over the mesh, in batches of fixed shapes."""
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
+from align_jax.conversion.architectures import architecture_of
 from align_jax.data.loader import EvaluationBatch
 from align_jax.data.text import Tokenizer
-from align_jax.models.align import Align, unit_length
+from align_jax.models.align import Align, scale_pixels, unit_length
 from align_jax.parallel.mesh import batch_sharding, check_batch_size, place_batch, replicated
+
+Variables = Any
+"""What `Encoder.prepare` makes."""
+
+_IN_FLIGHT = 2
+_SHORTEST_BUCKET = 8
 
 
 class Encoder:
     """Both towers in evaluation mode.
 
     Args:
-        model: the module; its parameters are passed to each call, so a running training can evaluate them.
+        model: the module; its variables are passed to each call, so a running training can evaluate them.
         mesh: rows of a batch are spread over it.
         tokenizer: of the texts.
-        text_length: tokens per text.
+        text_length: the most tokens per text.
         batch_size: rows of every batch; must divide over the devices.
+        scale: from the pixels of the batches to those that the image tower takes.
     """
 
-    def __init__(self, model: Align, mesh: Mesh, tokenizer: Tokenizer, *, text_length: int, batch_size: int):
+    def __init__(
+        self,
+        model: Align,
+        mesh: Mesh,
+        tokenizer: Tokenizer,
+        *,
+        text_length: int,
+        batch_size: int,
+        scale: Callable[[jax.Array], jax.Array] = scale_pixels,
+    ):
         check_batch_size(batch_size, mesh)
-        self._tokenizer, self._text_length, self.batch_size = tokenizer, text_length, batch_size
-        self._rows = batch_sharding(mesh)
+        self._tokenizer, self.batch_size = tokenizer, batch_size
+        self.text_lengths = text_buckets(text_length)
+        self.rows = batch_sharding(mesh)
         jit = partial(jax.jit, out_shardings=replicated(mesh))
 
         @jit
         def encode_images(variables: Any, images: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return unit_length(model.apply(variables, images, method=Align.encode_image)[0]), valid
+            return unit_length(model.apply(variables, scale(images), method=Align.encode_image)[0]), valid
 
         @jit
         def encode_texts(variables: Any, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
             return unit_length(model.apply(variables, input_ids, attention_mask, method=Align.encode_text)[0])
 
         self._encode_images, self._encode_texts = encode_images, encode_texts
+        types = architecture_of("align").abstract_variables(model.config, model.param_dtype)
+
+        def cast(variables: Any) -> Any:
+            return jax.tree.map(lambda leaf, target: leaf.astype(target.dtype), variables, types)
+
+        self._prepare = jax.jit(cast, out_shardings=replicated(mesh))
+
+    def prepare(self, variables: Any) -> Variables:
+        """The parameters and batch statistics of the model as the programs take them, on every device."""
+        return self._prepare(variables)
+
+    def start_images(self, variables: Variables, images: np.ndarray, valid: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        """Starts one batch, of which this process gives its rows; the result holds all, on every process."""
+        return self._encode_images(variables, *place_batch((images, valid), self.rows))
 
     def images(
-        self, variables: Any, batches: Iterable[EvaluationBatch]
+        self, variables: Variables, batches: Iterable[EvaluationBatch]
     ) -> tuple[Float[np.ndarray, "N D"], Bool[np.ndarray, "N"]]:
         """Unit-length embeddings of every row, in order, and which rows hold an image.
 
         Args:
-            variables: parameters and batch statistics.
+            variables: prepared.
             batches: this process's rows of batches of `batch_size`; rows that are not valid fill a batch.
         """
-        encoded = []
-        for batch in batches:
-            placed = place_batch((batch.images, batch.valid), self._rows)
-            encoded.append(jax.device_get(self._encode_images(variables, *placed)))
+        started = (self.start_images(variables, batch.images, batch.valid) for batch in batches)
+        encoded = list(in_flight(started, jax.device_get))
         if not encoded:
             raise ValueError("there are no batches of images to encode; give at least one")
         embeddings, valid = zip(*encoded, strict=True)
         return np.concatenate(embeddings), np.concatenate(valid)
 
-    def texts(self, variables: Any, texts: Sequence[str]) -> Float[np.ndarray, "N D"]:
+    def texts(self, variables: Variables, texts: Sequence[str]) -> Float[np.ndarray, "N D"]:
         """Unit-length embeddings, in order."""
         if not texts:
             raise ValueError("there are no texts to encode; give at least one")
-        embeddings = []
-        for start in range(0, len(texts), self.batch_size):
-            chunk = list(texts[start : start + self.batch_size])
-            filled = chunk + [""] * (self.batch_size - len(chunk))
-            tokens = self._tokenizer.encode(filled, self._text_length)
-            encoded = self._encode_texts(variables, *map(self._place_whole, tokens))
-            embeddings.append(np.asarray(encoded)[: len(chunk)])
-        return np.concatenate(embeddings)
+        return self.tokens(variables, *self.tokenize(texts))
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[Int[np.ndarray, "N T"], Int[np.ndarray, "N T"]]:
+        """Token ids and mask at full length."""
+        return self._tokenizer.encode(texts, self.text_lengths[-1])
+
+    def tokens(
+        self, variables: Variables, input_ids: Int[np.ndarray, "N T"], attention_mask: Int[np.ndarray, "N T"]
+    ) -> Float[np.ndarray, "N D"]:
+        """Unit-length embeddings of tokenized texts, in order; texts of similar length share a batch."""
+        lengths = attention_mask.sum(axis=1)
+        order = np.argsort(lengths, kind="stable")
+        chunks = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+
+        def start(chunk: np.ndarray) -> jax.Array:
+            length = next(bucket for bucket in self.text_lengths if bucket >= lengths[chunk[-1]])
+            filled = np.concatenate([chunk, np.repeat(chunk[:1], self.batch_size - len(chunk))])
+            rows = (array[filled, :length] for array in (input_ids, attention_mask))
+            return self._encode_texts(variables, *map(self._place_whole, rows))
+
+        encoded = np.concatenate(list(in_flight(map(start, chunks), jax.device_get)))
+        embeddings = np.empty((len(order), encoded.shape[1]), np.float32)
+        embeddings[order] = encoded[: len(order)]
+        return embeddings
 
     def _place_whole(self, rows: np.ndarray) -> jax.Array:
         """Every process holds the whole batch and puts its own devices' rows on them."""
-        return jax.make_array_from_callback(rows.shape, self._rows, lambda index: rows[index])
+        return jax.make_array_from_callback(rows.shape, self.rows, lambda index: rows[index])
+
+
+def text_buckets(text_length: int) -> tuple[int, ...]:
+    """The lengths that texts are padded to: 8, 16, 32, … and the longest; each is one program."""
+    if text_length < 2:
+        raise ValueError(f"text_length {text_length} has no room for [CLS] and [SEP]; use 2 or more")
+    lengths = []
+    while (length := _SHORTEST_BUCKET << len(lengths)) < text_length:
+        lengths.append(length)
+    return (*lengths, text_length)
+
+
+def in_flight(started: Iterable[Any], finish: Callable[[Any], Any]) -> Iterator[Any]:
+    """Finishes what was started, in order, always with the next already started."""
+    waiting: deque[Any] = deque()
+    for each in started:
+        waiting.append(each)
+        if len(waiting) >= _IN_FLIGHT:
+            yield finish(waiting.popleft())
+    while waiting:
+        yield finish(waiting.popleft())

@@ -102,15 +102,16 @@ class Retrieval:
 
     def run(self, variables: dict[str, Any]) -> RetrievalOutcome:
         """Embeds everything and measures recall; pictures that do not decode are neither asked for nor found."""
+        prepared = self._encoder.prepare(variables)
         captions = slice(1) if self.settings.captions == "first" else slice(None)
         texts = [(index, text) for index, record in enumerate(self._records) for text in record.texts[captions]]
         with closing(self._loader.iterate()) as batches:
-            images, valid = self._encoder.images(variables, batches)
+            images, valid = self._encoder.images(prepared, batches)
         image_ids = np.flatnonzero(valid[: len(self._records)])
         embedded = RetrievalSet(
             images=images[image_ids],
             image_ids=image_ids,
-            texts=self._encoder.texts(variables, [text for _, text in texts]),
+            texts=self._encoder.texts(prepared, [text for _, text in texts]),
             text_ids=np.array([index for index, _ in texts]),
         )
         query_ids = np.intersect1d(self._query_ids, image_ids)

@@ -1,0 +1,275 @@
+"""`Embedder`: image files and texts in, unit-length embeddings out, on all devices of all processes.
+
+    embedder = Embedder.from_pretrained("kakaobrain/align-base")
+    images = embedder.images([Path("cat.jpg"), Path("dog.png")])
+    texts = embedder.texts(["a cat", "a dog"])
+    cosines = images @ texts.T
+
+Where there are several processes, each makes the same calls with the same inputs; each decodes a part of the images,
+and each gets all embeddings.
+"""
+
+import json
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar, get_args
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from jaxtyping import Float
+from PIL import Image
+
+from align_jax.checkpoints import Weights
+from align_jax.configuration import AlignConfig
+from align_jax.conversion.model_folder import read_model
+from align_jax.data.images import ImageDecodeError
+from align_jax.data.preprocessing import Preprocessing
+from align_jax.data.text import Tokenizer
+from align_jax.inference.digest import model_digest
+from align_jax.inference.encoder import Encoder, in_flight
+from align_jax.inference.prefetch import ImageBatch, Timings, image_batches, prefetched, timed
+from align_jax.models.align import Align
+from align_jax.parallel.mesh import MeshShape, process_rows
+
+Key = TypeVar("Key")
+Dtype = Literal["float32", "bfloat16"]
+
+RELEASED_TEXT_LENGTH = 64
+"""Tokens per text of the released model, and of every model that does not say."""
+
+_WINDOW_BATCHES = 16  # of texts, which are sorted by length within it
+_REASON_BYTES = 400
+
+
+class Embedder:
+    """A model, its preprocessing, and the programs that run it.
+
+    Args:
+        config: of the model.
+        variables: `{"params": …, "batch_stats": …}`, float32.
+        tokenizer: of the texts.
+        preprocessing: of the images.
+        batch_size: rows per batch over all devices.
+        dtype: of the parameters and the computation.
+        mesh: the devices; all of them where absent.
+        text_length: the most tokens per text; longer texts are cut.
+
+    Attributes:
+        config: of the model.
+        embedding_size: width of the embeddings.
+        batch_size: rows per batch.
+        preprocessing: of the images.
+        dtype: of the parameters and the computation.
+        text_length: the most tokens per text.
+        digest: of configuration and weights (those of the source, so the same for every `dtype`).
+    """
+
+    def __init__(
+        self,
+        config: AlignConfig,
+        variables: dict[str, Any],
+        tokenizer: Tokenizer,
+        preprocessing: Preprocessing,
+        *,
+        batch_size: int = 32,
+        dtype: Dtype = "float32",
+        mesh: Mesh | None = None,
+        text_length: int = RELEASED_TEXT_LENGTH,
+    ):
+        if dtype not in get_args(Dtype):
+            raise ValueError(f"dtype {dtype!r} is not supported; use one of {', '.join(get_args(Dtype))}")
+        self.config, self.preprocessing, self.dtype = config, preprocessing, dtype
+        self.batch_size, self.text_length = batch_size, text_length
+        self.embedding_size: int = config.projection_dim
+        self.digest = model_digest(config, variables)
+        factor, offset = (numbers[None, None, None, :] for numbers in preprocessing.levels_to_scale())
+        self._encoder = Encoder(
+            Align(config, dtype=dtype, param_dtype=dtype),
+            MeshShape().build() if mesh is None else mesh,
+            tokenizer,
+            text_length=text_length,
+            batch_size=batch_size,
+            scale=lambda levels: levels.astype(np.float32) * factor + offset,
+        )
+        # On the host, from where they go to all devices; what is on one device is refused there.
+        self._variables = self._encoder.prepare(jax.device_get(variables))
+        self._rows = process_rows(self._encoder.rows, batch_size)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        batch_size: int = 32,
+        dtype: Dtype = "float32",
+        weights: Weights = "ema",
+        mesh: Mesh | None = None,
+        text_length: int | None = None,
+        revision: str | None = None,
+    ) -> Self:
+        """Loads a model.
+
+        Args:
+            source: a model folder in our form or in that of `transformers`, the workdir of a training run, or an id of
+                the Hub.
+            batch_size: as for the class.
+            dtype: as for the class.
+            weights: of a workdir: "ema" for the averaged parameters where there are any, "raw" for the last ones.
+            mesh: as for the class.
+            text_length: as for the class; that of the training where absent and known, else 64.
+            revision: branch, tag or commit on the Hub.
+
+        Raises:
+            FileNotFoundError: if there is no such model, or it lacks its tokenizer or preprocessor files.
+            ValueError: if it is not an ALIGN model, damaged or incomplete, or the batch does not divide over the
+                devices.
+        """
+        model = read_model(source, model_type="align", revision=revision, weights=weights)
+        config: Any = model.config  # an AlignConfig, as asked for
+        return cls(
+            config,
+            model.variables,
+            Tokenizer(model.folder),
+            Preprocessing.from_folder(model.folder),
+            batch_size=batch_size,
+            dtype=dtype,
+            mesh=mesh,
+            text_length=_trained_length(model.folder, config) if text_length is None else text_length,
+        )
+
+    def images(self, images: Iterable[bytes | Path | Image.Image | np.ndarray]) -> Float[np.ndarray, "N D"]:
+        """Unit-length embeddings, in order, of image files, Pillow's images or uint8 RGB pixels [H W 3].
+
+        Raises:
+            ImageDecodeError: if an image cannot be decoded; it names the position.
+        """
+        items = ((position, _content(image)) for position, image in enumerate(images))
+        parts = [np.zeros((0, self.embedding_size), np.float32)]
+        for _, embeddings, refused in self.stream_images(items):
+            if refused:
+                position, reason = refused[0]
+                raise ImageDecodeError(f"image {position}: {reason}")
+            parts.append(embeddings)
+        return np.concatenate(parts)
+
+    def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "N D"]:
+        """Unit-length embeddings, in order."""
+        if isinstance(texts, str):
+            raise ValueError(f"texts is one string, {texts[:40]!r}; give a list of them")
+        if not texts:
+            return np.zeros((0, self.embedding_size), np.float32)
+        return self._encoder.texts(self._variables, texts)
+
+    def stream_images(
+        self, items: Iterable[tuple[Key, Any]], timings: Timings | None = None
+    ) -> Generator[tuple[list[Key], Float[np.ndarray, "n D"], list[tuple[Key, str]]], None, None]:
+        """Embeds images as they come, a batch at a time, in order; close it before the program ends.
+
+        Args:
+            items: a key and the bytes of an image file (or Pillow's image, or pixels); taken by a thread, ahead.
+            timings: is told how much of the time went into waiting for images.
+
+        Yields:
+            Keys of the rows, their unit-length embeddings, and the key and the reason of each image that could not be
+            decoded.
+        """
+        timings = Timings() if timings is None else timings
+        prepared = image_batches(items, self.preprocessing, self._rows, self.batch_size)
+
+        def start(batch: ImageBatch[Key]) -> tuple[ImageBatch[Key], Any]:
+            return batch, self._encoder.start_images(self._variables, batch.squares, batch.valid)
+
+        def results() -> Generator[Any, None, None]:
+            with closing(prepared):
+                yield from in_flight(map(start, timed(prepared, timings)), self._finish)
+
+        with closing(_measured(results(), timings)) as measured:
+            for keys, embeddings, refused in measured:
+                timings.inputs += len(keys) + len(refused)
+                yield keys, embeddings, refused
+
+    def stream_texts(
+        self, items: Iterable[tuple[Key, str]], timings: Timings | None = None
+    ) -> Generator[tuple[list[Key], Float[np.ndarray, "n D"]], None, None]:
+        """Embeds texts as they come, some batches at a time, in order; close it before the program ends.
+
+        Args:
+            items: a key and a text; taken by a thread, ahead.
+            timings: is told how much of the time went into waiting for texts.
+
+        Yields:
+            Keys and their unit-length embeddings.
+        """
+        timings = Timings() if timings is None else timings
+
+        def tokenized() -> Iterator[Any]:
+            source = iter(items)
+            while window := list(islice(source, _WINDOW_BATCHES * self.batch_size)):
+                keys, texts = zip(*window, strict=True)
+                yield list(keys), self._encoder.tokenize(texts)
+
+        def results() -> Generator[Any, None, None]:
+            with closing(prefetched(tokenized(), 1)) as windows:
+                for keys, tokens in timed(windows, timings):
+                    yield keys, self._encoder.tokens(self._variables, *tokens)
+
+        with closing(_measured(results(), timings)) as measured:
+            for keys, embeddings in measured:
+                timings.inputs += len(keys)
+                yield keys, embeddings
+
+    def _finish(self, started: tuple[ImageBatch[Key], Any]) -> tuple[list[Key], np.ndarray, list[tuple[Key, str]]]:
+        """Waits for a batch, and leaves out the rows that hold no image."""
+        batch, (embeddings, valid) = started[0], jax.device_get(started[1])
+        rows = range(len(batch.keys))
+        refused = [row for row in rows if not valid[row]]
+        reasons = _reasons_of_all(batch.reasons, self.batch_size) if refused else {}
+        kept = np.flatnonzero(valid[: len(rows)])
+        return (
+            [batch.keys[row] for row in kept],
+            np.asarray(embeddings[kept], np.float32),
+            [(batch.keys[row], reasons[row]) for row in refused],
+        )
+
+
+def _measured(results: Generator[Any, None, None], timings: Timings) -> Generator[Any, None, None]:
+    """The results; counts the time until each of them, but not the time that the receiver takes."""
+    with closing(results):
+        while True:
+            start = time.perf_counter()
+            result = next(results, None)
+            timings.seconds += time.perf_counter() - start
+            if result is None:
+                return
+            yield result
+
+
+def _reasons_of_all(reasons: dict[int, str], batch_size: int) -> dict[int, str]:
+    """The reasons that each process knows, on every process."""
+    if jax.process_count() == 1:
+        return reasons
+    mine = np.zeros((batch_size, _REASON_BYTES), np.uint8)
+    for row, reason in reasons.items():
+        encoded = np.frombuffer(reason.encode()[:_REASON_BYTES], np.uint8)
+        mine[row, : len(encoded)] = encoded
+    gathered = np.max(multihost_utils.process_allgather(mine), axis=0)
+    texts = (bytes(row).rstrip(b"\0").decode(errors="ignore") for row in gathered)
+    return {row: text for row, text in enumerate(texts) if text}
+
+
+def _content(image: bytes | Path | Image.Image | np.ndarray) -> bytes | Image.Image | np.ndarray:
+    return image.read_bytes() if isinstance(image, Path) else image
+
+
+def _trained_length(folder: Path, config: AlignConfig) -> int:
+    """What the training that a folder is the workdir of cut its texts to; positions beyond were never trained."""
+    path = folder / "experiment.json"
+    length = RELEASED_TEXT_LENGTH
+    if path.is_file():
+        length = json.loads(path.read_text(encoding="utf-8"))["data"]["text_length"]
+    return min(length, config.text_config.max_position_embeddings)
