@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig
     from align_jax.inference.facade import AlignModel, AlignTextModel, AlignVisionModel
     from align_jax.inference.model_folder import load_model
+    from align_jax.inference.pipelines.pipeline import pipeline
     from align_jax.inference.processor import AlignProcessor
     from align_jax.models.align import Align
 
@@ -20,11 +21,12 @@ _HOMES = {
     "AlignVisionConfig": "align_jax.configuration",
     "AlignVisionModel": "align_jax.inference.facade",
     "load_model": "align_jax.inference.model_folder",
+    "pipeline": "align_jax.inference.pipelines.pipeline",
 }
 
 __all__ = [
     "Align", "AlignConfig", "AlignModel", "AlignProcessor", "AlignTextConfig", "AlignTextModel", "AlignVisionConfig",
-    "AlignVisionModel", "load_model",
+    "AlignVisionModel", "load_model", "pipeline",
 ]  # fmt: skip
 
 

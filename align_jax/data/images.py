@@ -10,6 +10,7 @@ the resized pixels in float32; here they are rounded to uint8, so they travel to
 import io
 import math
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,23 +62,30 @@ def decode_image(encoded: bytes) -> UInt8[np.ndarray, "H W 3"]:
         raise ImageDecodeError("the image is empty (0 bytes)")
     decoded = None
     if encoded.startswith(_JPEG_START):
-        _refuse_bomb(_jpeg_size(encoded))
+        refuse_bomb(_jpeg_size(encoded))
         if encoded.endswith(_JPEG_END):  # without it the file is cut, or has a tail: Pillow can tell the two apart
             decoded = _decode_with_opencv(encoded, cv2.IMREAD_COLOR_RGB)
     elif encoded.startswith(_PNG_SIGNATURE) and len(encoded) >= 24:
         width, height = struct.unpack(">II", encoded[16:24])
-        _refuse_bomb((width, height))
+        refuse_bomb((width, height))
         decoded = _decode_with_opencv(encoded, cv2.IMREAD_UNCHANGED)
         decoded = None if decoded is None else _bgr_to_rgb(decoded)
     return decode_with_pillow(encoded) if decoded is None else decoded
 
 
-def decode_with_pillow(encoded: bytes) -> UInt8[np.ndarray, "H W 3"]:
-    """Decodes anything Pillow reads, slower than `decode_image` and with the reason where it cannot."""
+def decode_with_pillow(
+    encoded: bytes, pixels: Callable[[Image.Image], UInt8[np.ndarray, "H W 3"]] | None = None
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Decodes anything Pillow reads, slower than `decode_image` and with the reason where it cannot.
+
+    Args:
+      encoded: a whole image file.
+      pixels: what makes RGB of an open image; `pillow_pixels` when absent.
+    """
     try:
         with Image.open(io.BytesIO(encoded)) as image:
-            _refuse_bomb(image.size)
-            return pillow_pixels(image)
+            refuse_bomb(image.size)
+            return (pixels or pillow_pixels)(image)
     except ImageDecodeError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -263,7 +271,12 @@ def _sixteen_to_eight_bits(image: np.ndarray) -> np.ndarray:
     return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _refuse_bomb(size: tuple[int, int] | None) -> None:
+def refuse_bomb(size: tuple[int, int] | None) -> None:
+    """Refuses an image that is larger than `MAX_IMAGE_PIXELS`, before it is decoded.
+
+    Raises:
+      ImageDecodeError: if it is.
+    """
     if size is not None and size[0] * size[1] > MAX_IMAGE_PIXELS:
         raise ImageDecodeError(
             f"{size[0]} x {size[1]} pixels are more than the limit of {MAX_IMAGE_PIXELS}; make the image smaller"

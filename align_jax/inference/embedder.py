@@ -67,6 +67,7 @@ class Embedder:
         dtype: of the parameters and the computation.
         text_length: the most tokens per text.
         digest: of configuration and weights (those of the source, so the same for every `dtype`).
+        temperature: what cosines are divided by, to be logits.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Embedder:
         self.config, self.preprocessing, self.dtype = config, preprocessing, dtype
         self.batch_size, self.text_length = batch_size, text_length
         self.embedding_size: int = config.projection_dim
+        self.temperature = float(variables["params"]["temperature"])
         self.digest = model_digest(config, variables)
         factor, offset = (numbers[None, None, None, :] for numbers in preprocessing.levels_to_scale())
         self._encoder = Encoder(
@@ -139,7 +141,7 @@ class Embedder:
             batch_size=batch_size,
             dtype=dtype,
             mesh=mesh,
-            text_length=_trained_length(model.folder, config) if text_length is None else text_length,
+            text_length=_text_length(model.folder, config) if text_length is None else text_length,
         )
 
     def images(self, images: Iterable[bytes | Path | Image.Image | np.ndarray]) -> Float[np.ndarray, "N D"]:
@@ -266,10 +268,13 @@ def _content(image: bytes | Path | Image.Image | np.ndarray) -> bytes | Image.Im
     return image.read_bytes() if isinstance(image, Path) else image
 
 
-def _trained_length(folder: Path, config: AlignConfig) -> int:
+def trained_text_length(folder: Path) -> int | None:
     """What the training that a folder is the workdir of cut its texts to; positions beyond were never trained."""
     path = folder / "experiment.json"
-    length = RELEASED_TEXT_LENGTH
-    if path.is_file():
-        length = json.loads(path.read_text(encoding="utf-8"))["data"]["text_length"]
-    return min(length, config.text_config.max_position_embeddings)
+    if not path.is_file():
+        return None
+    return json.loads(path.read_text(encoding="utf-8"))["data"]["text_length"]
+
+
+def _text_length(folder: Path, config: AlignConfig) -> int:
+    return min(trained_text_length(folder) or RELEASED_TEXT_LENGTH, config.text_config.max_position_embeddings)

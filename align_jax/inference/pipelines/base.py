@@ -1,0 +1,82 @@
+"""What the pipelines have in common: one image or many, read ahead in threads, and classified in batches."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import UInt8
+
+from align_jax.inference.pipelines.download import Urls
+from align_jax.inference.pipelines.images import load_image
+
+Prediction = dict[str, Any]
+"""`{"label": str, "score": float}`."""
+
+Classify = Callable[[list[UInt8[np.ndarray, "_ _ 3"]]], list[list[Prediction]]]
+"""The predictions for each image of a batch, the best first."""
+
+_THREADS = 4
+
+
+class ImagePipeline:
+    """A pipeline whose input is images.
+
+    Args:
+        batch_size: images that the model takes at once.
+        urls: which URLs are opened.
+        timeout: seconds for the download of one image.
+    """
+
+    task: ClassVar[str]
+
+    def __init__(self, batch_size: int, urls: Urls, timeout: float | None):
+        self._batch_size, self._urls, self._timeout = _positive(batch_size), urls, timeout
+
+    def _run(self, images: Any, classify: Classify, batch_size: int | None, timeout: float | None) -> Any:
+        """One list of predictions for one image, a list of lists for many; a generator is read as it is consumed."""
+        size = self._batch_size if batch_size is None else _positive(batch_size)
+        seconds = self._timeout if timeout is None else timeout
+
+        def read(image: Any, position: int | None) -> UInt8[np.ndarray, "H W 3"]:
+            try:
+                return load_image(image, urls=self._urls, timeout_seconds=seconds)
+            except ValueError as error:
+                raise type(error)(f"{_name(image, position)}{error}") from error
+
+        if isinstance(images, list | tuple):
+            return list(_classified(images, read, classify, size))
+        if isinstance(images, Iterator):
+            return _classified(images, read, classify, size)
+        return classify([read(images, None)])[0]
+
+
+def _classified(
+    images: Iterable[Any], read: Callable[[Any, int], np.ndarray], classify: Classify, batch_size: int
+) -> Iterator[list[Prediction]]:
+    """Predictions in order; while the model takes one batch, the next is read."""
+    numbered = enumerate(images)
+    waiting: deque[list[Future[np.ndarray]]] = deque()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        while batch := list(islice(numbered, batch_size)):
+            waiting.append([pool.submit(read, image, position) for position, image in batch])
+            if len(waiting) > 1:
+                yield from classify([future.result() for future in waiting.popleft()])
+        while waiting:
+            yield from classify([future.result() for future in waiting.popleft()])
+
+
+def _positive(batch_size: int) -> int:
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size} is not positive; use 1 or more")
+    return batch_size
+
+
+def _name(image: Any, position: int | None) -> str:
+    """What an error calls an image."""
+    if isinstance(image, Path) or (isinstance(image, str) and len(image) < 200):
+        return "" if str(image) in ("", ".") else f"image {str(image)!r}: "
+    return "" if position is None else f"image {position}: "
