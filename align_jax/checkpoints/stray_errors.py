@@ -3,22 +3,26 @@
 import functools
 import logging
 import sys
-import threading
-from types import TracebackType
+import warnings
+
+_CLOSED = "Event loop is closed"
 
 
 @functools.cache
 def print_no_stray_errors() -> None:
-    """Keeps tracebacks of foreign threads off the screen, from now on; those of the main thread are shown as ever.
+    """Keeps the leftovers of a failed write off the screen, from now on.
 
-    A single full disk otherwise prints hundreds of them, some only when the interpreter ends. Threads started by
-    `threading`, whose errors Python hands to another hook, are not concerned.
+    TensorStore tells each write that was under way of its end, in an event loop that Orbax has closed by then: a single
+    full disk prints hundreds of tracebacks, some only when the interpreter ends, and the writes that were not begun are
+    warned about.
     """
-    previous = sys.excepthook
+    previous = sys.unraisablehook
 
-    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if threading.current_thread() is threading.main_thread():
-            previous(kind, error, trace)
+    def show(unraisable: "sys.UnraisableHookArgs") -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == _CLOSED):
+            previous(unraisable)
 
-    sys.excepthook = show
+    sys.unraisablehook = show
+    warnings.filterwarnings("ignore", r"coroutine 'async_serialize_from_host\.", RuntimeWarning)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
