@@ -17,8 +17,9 @@ from jaxtyping import Array, Bool, Float, Int
 ABSENT = 2**31 - 1
 """The position of an item that is not there, where fewer than k can be found; its score is minus infinity."""
 
-_QUERIES_AT_ONCE = 256
-_SCORES_AT_ONCE = 2**22  # 16 MiB, which a cache holds
+_QUERIES_AT_ONCE = 128
+_GROUP = 16  # items of a row that stand for each other by their maximum
+_SCORES_AT_ONCE = 2**23  # 32 MiB, which a cache holds
 
 
 class TopK(NamedTuple):
@@ -38,14 +39,14 @@ def top_k(
 ) -> TopK:
     """Finds the `k` largest inner products of each query with the rows of the gallery.
 
-    An item whose score is not a number is never found. Equal scores come in the order of positions; duplicates have
-    equal scores up to the rounding of the matrix product.
+    An item that is not finite is never found, and a query that is not finite finds nothing. Equal scores come in the
+    order of positions; duplicates have equal scores up to the rounding of the matrix product.
 
     Args:
         queries: one a row.
         gallery: everything that is searched.
         k: how many to find.
-        chunk_size: rows of the gallery that are compared at once; the default keeps the scores at hand within 16 MiB.
+        chunk_size: rows of the gallery that are compared at once; the default keeps the scores at hand within 32 MiB.
         valid: False on rows of the gallery that are padding.
 
     Returns:
@@ -59,10 +60,10 @@ def top_k(
     query_count, gallery_count = queries.shape[0], gallery.shape[0]
     if k < 1 or (chunk_size is not None and chunk_size < 1):
         raise ValueError(f"k={k} and chunk_size={chunk_size} must be 1 or more")
-    tiles = max(1, math.ceil(query_count / _QUERIES_AT_ONCE))
-    tile_size = math.ceil(query_count / tiles)
     if not query_count or not gallery_count:
         return _nothing_found(query_count, k)
+    tiles = math.ceil(query_count / _QUERIES_AT_ONCE)
+    tile_size = math.ceil(query_count / tiles)
     rows = min(gallery_count, chunk_size or max(1, _SCORES_AT_ONCE // tile_size))
     padding = tiles * tile_size - query_count
     tiled_queries = jnp.pad(queries, ((0, padding), (0, 0))).reshape(tiles, tile_size, -1)
@@ -71,19 +72,21 @@ def top_k(
     def pass_chunk(number: jax.Array, best: TopK) -> TopK:
         # The last chunk reaches back over rows that have been seen, rather than past the end.
         first = jnp.minimum(number * rows, gallery_count - rows)
-        positions = first + jnp.arange(rows, dtype=jnp.int32)
         chunk = jax.lax.dynamic_slice_in_dim(gallery, first, rows)
-        usable = jax.lax.dynamic_slice_in_dim(valid_N, first, rows) & (positions >= number * rows)
-        return jax.lax.map(lambda tile: _better(*tile, chunk, usable, first), (best, tiled_queries))
+        usable = jax.lax.dynamic_slice_in_dim(valid_N, first, rows)
+        usable &= (first + jnp.arange(rows, dtype=jnp.int32) >= number * rows) & _finite(chunk)
+        return jax.lax.map(lambda tile: _better(tile[0], tile[1], chunk, usable, first), (best, tiled_queries))
 
     start = jax.tree.map(lambda rows: jnp.broadcast_to(rows, (tiles, *rows.shape)), _nothing_found(tile_size, k))
     found = jax.lax.fori_loop(0, math.ceil(gallery_count / rows), pass_chunk, start)
-    return TopK(*(values.reshape(tiles * tile_size, k)[:query_count] for values in found))
+    found = TopK(*(values.reshape(tiles * tile_size, k)[:query_count] for values in found))
+    return jax.tree.map(partial(jnp.where, _finite(queries)[:, None]), found, _nothing_found(query_count, k))
 
 
 def merge_top_k(scores: Float[Array, "S Q M"], positions: Int[Array, "S Q M"], k: int) -> TopK:
     """The `k` best (at most S · M) of what was found in S parts of a gallery, given in the order of their positions."""
-    return _largest(*(jnp.concatenate(list(values), axis=1) for values in (scores, positions)), k)
+    values, places = jax.lax.top_k(jnp.concatenate(list(scores), axis=1), k)
+    return TopK(values, jnp.take_along_axis(jnp.concatenate(list(positions), axis=1), places, axis=1))
 
 
 def _nothing_found(rows: int, k: int) -> TopK:
@@ -93,35 +96,44 @@ def _nothing_found(rows: int, k: int) -> TopK:
 def _better(best: TopK, queries_QxD: Array, chunk_NxD: Array, usable_N: Array, first: Array) -> TopK:
     """The best so far, and of a chunk that lies behind them in the gallery."""
     k = best.scores.shape[1]
-    scores = jax.lax.dot_general(
+    scores_QxN = jax.lax.dot_general(
         queries_QxD, chunk_NxD, (((1,), (1,)), ((), ())),
         precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32,
     )  # fmt: skip
-    scores = jnp.where(scores == 0, 0.0, scores)  # top_k puts -0.0 behind 0.0
-    scores = jnp.where(usable_N[None] & ~jnp.isnan(scores), scores, -jnp.inf)
-    scores, places = _candidates(scores, k)
-    positions = jnp.where(scores > -jnp.inf, first + places, ABSENT)
-    return _largest(*(jnp.concatenate(pair, axis=1) for pair in zip(best, (scores, positions), strict=True)), k)
+
+    def mask(scores_QxN: Array) -> Array:
+        return jnp.where(usable_N[None], scores_QxN, -jnp.inf)
+
+    # Masking takes as long as finding the maxima, and few chunks need it.
+    found = jax.lax.cond(
+        jnp.all(usable_N), partial(_largest, k=k), lambda scores: _largest(mask(scores), k), scores_QxN
+    )
+    places = jnp.where(found.scores > -jnp.inf, first + found.positions, ABSENT)
+    return merge_top_k(jnp.stack([best.scores, found.scores]), jnp.stack([best.positions, places]), k)
 
 
-def _candidates(scores: Float[Array, "Q N"], k: int) -> tuple[Float[Array, "Q M"], Int[Array, "Q M"]]:
-    """Scores among which the `k` largest of a row are, with their places in the row, which ascend.
+def _largest(scores: Float[Array, "Q N"], k: int) -> TopK:
+    """The `k` largest of each row and their places, filled up where the row is shorter.
 
-    Let groups be ordered by their maxima, of equal ones the earlier first. An item outside of the first k groups comes
-    after the maximum of each of them, which is larger, or equal and further ahead: it is not among the k first.
+    Groups of a row are ordered by their maxima, of equal ones the earlier first. An item outside of the first k groups
+    comes after the maxima of these, which are larger, or equal and further ahead: it is not among the first k.
     """
     count, width = scores.shape
-    group = 2 ** round(math.log2(max(1.0, width / k)) / 2)  # width / group maxima and k · group items are sorted
-    groups = math.ceil(width / group)
-    if group < 4 or groups <= k:
-        return scores, jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32), (count, width))
-    padded = jnp.pad(scores, ((0, 0), (0, groups * group - width)), constant_values=-jnp.inf)
-    grouped = padded.reshape(count, groups, group)
-    chosen = jnp.sort(jax.lax.top_k(jnp.max(grouped, axis=2), k)[1], axis=1)
-    places = chosen[:, :, None] * group + jnp.arange(group, dtype=jnp.int32)[None, None]
-    return jnp.take_along_axis(grouped, chosen[:, :, None], axis=1).reshape(count, -1), places.reshape(count, -1)
+    groups = math.ceil(width / _GROUP)
+    if groups <= 2 * k:
+        scores = jnp.pad(scores, ((0, 0), (0, max(0, k - width))), constant_values=-jnp.inf)
+        # top_k would put -0.0 behind 0.0.
+        values, places = jax.lax.top_k(jnp.where(scores == 0, 0.0, scores), k)
+        return TopK(values, places)
+    if groups * _GROUP > width:
+        scores = jnp.pad(scores, ((0, 0), (0, groups * _GROUP - width)), constant_values=-jnp.inf)
+    grouped = scores.reshape(count, groups, _GROUP)
+    # Ascending, so that equal scores of several groups stay in order.
+    chosen = jnp.sort(_largest(jnp.max(grouped, axis=2), k).positions, axis=1)
+    candidates = jnp.take_along_axis(grouped, chosen[:, :, None], axis=1).reshape(count, k * _GROUP)
+    values, places = jax.lax.top_k(jnp.where(candidates == 0, 0.0, candidates), k)
+    return TopK(values, jnp.take_along_axis(chosen, places // _GROUP, axis=1) * _GROUP + places % _GROUP)
 
 
-def _largest(scores: Float[Array, "Q M"], positions: Int[Array, "Q M"], k: int) -> TopK:
-    values, places = jax.lax.top_k(scores, k)
-    return TopK(values, jnp.take_along_axis(positions, places, axis=1))
+def _finite(rows: Float[Array, "N D"]) -> Bool[Array, "N"]:
+    return jnp.all(jnp.isfinite(rows), axis=1)

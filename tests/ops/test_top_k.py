@@ -81,6 +81,12 @@ def test_what_is_not_a_number_is_never_found():
     assert top_k(np.ones((1, 1), np.float32), gallery, 3).positions.tolist() == [[2, 1, ABSENT]]
 
 
+def test_query_that_is_not_finite_finds_nothing_and_an_infinite_item_is_not_found():
+    queries = np.array([[1.0, 0.0], [np.nan, 0.0], [np.inf, 0.0]], np.float32)
+    found = top_k(jnp.asarray(queries), jnp.array([[1.0, np.inf], [2.0, 0.0]]), 1)
+    assert found.positions.tolist() == [[1], [ABSENT], [ABSENT]]
+
+
 def test_zeros_of_both_signs_are_equal():
     gallery = np.array([[-0.0], [0.0], [-0.0]], np.float32)
     assert top_k(np.ones((1, 1), np.float32), gallery, 3).positions.tolist() == [[0, 1, 2]]
