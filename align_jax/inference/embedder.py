@@ -227,7 +227,7 @@ class Embedder:
 
     def _finish(self, started: tuple[ImageBatch[Key], Any]) -> tuple[list[Key], np.ndarray, list[tuple[Key, str]]]:
         """Waits for a batch, and leaves out the rows that hold no image."""
-        batch, (embeddings, valid) = started[0], jax.device_get(started[1])
+        batch, (embeddings, valid) = started[0], started[1]()
         rows = range(len(batch.keys))
         refused = [row for row in rows if not valid[row]]
         reasons = _reasons_of_all(batch.reasons, self.batch_size) if refused else {}

@@ -1,7 +1,7 @@
 """ALIGN (Jia et al., arXiv 2102.05918): an image tower and a text tower that meet in one normalised space."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ class Align(nn.Module):
         batch_norm_group_size: see `EfficientNet`.
         dtype: of the computation inside the towers; projections, norms and temperature are float32.
         param_dtype: of the parameters.
+        batch_norm: "folded" takes the variables of `inference.folding`, see `EfficientNet`.
         rematerialize: parts of the towers whose blocks keep only their input for the gradient and compute the rest
             again, see `rematerializable_parts`.
     """
@@ -41,13 +42,17 @@ class Align(nn.Module):
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
     rematerialize: tuple[str, ...] = ()
+    batch_norm: Literal["separate", "folded"] = "separate"
 
     def setup(self) -> None:
         """Names the parameters: `image/…`, `text/…`, the projections and the temperature."""
         config, types = self.config, {"dtype": self.dtype, "param_dtype": self.param_dtype}
         check_parts(self.rematerialize, rematerializable_parts(config))
         image_parts, text_parts = (parts_below(tower, self.rematerialize) for tower in ("image", "text"))
-        self.image = EfficientNet(config.vision_config, self.batch_norm_group_size, rematerialize=image_parts, **types)
+        self.image = EfficientNet(
+            config.vision_config, self.batch_norm_group_size, rematerialize=image_parts, batch_norm=self.batch_norm,
+            **types,
+        )  # fmt: skip
         self.text = Bert(config.text_config, rematerialize=text_parts, **types)
         # Glorot uniform, as in the released training and in `transformers`.
         project = partial(
@@ -113,12 +118,16 @@ class Align(nn.Module):
         *,
         inputs_embeds: Float[Array | np.ndarray, "B T E"] | None = None,
         head_mask: Float[Array | np.ndarray, "heads"] | Float[Array | np.ndarray, "L heads"] | None = None,
+        last_layer_tokens: int | None = None,
         train: bool = False,
     ) -> tuple[Float[Array, "B D"], TextFeatures]:
-        """Float32 embeddings, not normalised, and what the tower computed on the way."""
+        """Float32 embeddings, not normalised, and what the tower computed on the way.
+
+        The embeddings need one token of the last layer; `last_layer_tokens` 1 leaves the others out, see `Bert`.
+        """
         features = self.text(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds=inputs_embeds, head_mask=head_mask,
-            train=train,
+            last_layer_tokens=last_layer_tokens, train=train,
         )  # fmt: skip
         return self.text_projection(features.last_hidden_state[:, 0].astype(jnp.float32)), features
 

@@ -56,6 +56,7 @@ class Bert(nn.Module):
         *,
         inputs_embeds: Float[Array | np.ndarray, "B T D"] | None = None,
         head_mask: Float[Array | np.ndarray, "heads"] | Float[Array | np.ndarray, "L heads"] | None = None,
+        last_layer_tokens: int | None = None,
         train: bool = False,
     ) -> TextFeatures:
         """Encodes tokens.
@@ -67,6 +68,8 @@ class Bert(nn.Module):
             position_ids: 0, 1, … when absent; without effect where distances are embedded instead of positions.
             inputs_embeds: what the token table would give, in place of `input_ids`.
             head_mask: factor of each head's attention, in all layers or by layer; 1 keeps the head, 0 silences it.
+            last_layer_tokens: the first tokens, for which alone the last layer is computed, as ALIGN reads but one;
+                all when absent.
             train: dropout.
 
         Raises:
@@ -93,7 +96,8 @@ class Bert(nn.Module):
         hidden_states, attentions = [x], []
         encoder_layer = rematerialized(EncoderLayer, "layers" in self.rematerialize)
         for index, factors in enumerate(head_masks):
-            x, attention = encoder_layer(config, layers, name=f"layers_{index}")(x, mask_bias, factors)
+            queries = last_layer_tokens if index == len(head_masks) - 1 else None
+            x, attention = encoder_layer(config, layers, queries, name=f"layers_{index}")(x, mask_bias, factors)
             hidden_states.append(x)
             attentions.append(attention)
         pooled = nn.tanh(layers.dense(config.hidden_size, name="pooler")(x[:, 0]))
@@ -179,10 +183,14 @@ def _embed_tokens(
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and a feed-forward layer, each added to its input and then normalised."""
+    """Self-attention and a feed-forward layer, each added to its input and then normalised.
+
+    With `queries`, only that many of the first tokens come out; they attend to all.
+    """
 
     config: AlignTextConfig
     layers: Layers
+    queries: int | None = None
 
     @nn.compact
     def __call__(
@@ -190,10 +198,10 @@ class EncoderLayer(nn.Module):
         x: Float[Array, "B T D"],
         mask_bias: Float[Array, "B 1 1 T"],
         head_mask: Float[Array | np.ndarray, "heads"] | None,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B heads T T"]]:
+    ) -> tuple[Float[Array, "B Q D"], Float[Array, "B heads Q T"]]:
         config, layers = self.config, self.layers
-        attended, attention = SelfAttention(config, layers, name="attention")(x, mask_bias, head_mask)
-        x = layers.norm(name="attention_norm")(x + layers.dropout()(attended))
+        attended, attention = SelfAttention(config, layers, self.queries, name="attention")(x, mask_bias, head_mask)
+        x = layers.norm(name="attention_norm")(x[:, : self.queries] + layers.dropout()(attended))
         hidden = activation(config.hidden_act)(layers.dense(config.intermediate_size, name="feed_forward_in")(x))
         output = layers.dense(config.hidden_size, name="feed_forward_out")(hidden)
         return layers.norm(name="feed_forward_norm")(x + layers.dropout()(output)), attention
@@ -204,6 +212,7 @@ class SelfAttention(nn.Module):
 
     config: AlignTextConfig
     layers: Layers
+    queries: int | None = None
 
     @nn.compact
     def __call__(
@@ -211,20 +220,20 @@ class SelfAttention(nn.Module):
         x: Float[Array, "B T D"],
         mask_bias: Float[Array, "B 1 1 T"],
         head_mask: Float[Array | np.ndarray, "heads"] | None,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B heads T T"]]:
+    ) -> tuple[Float[Array, "B Q D"], Float[Array, "B heads Q T"]]:
         config, dense = self.config, self.layers.dense
         batch, length, width = x.shape
         head_size = width // config.num_attention_heads
 
-        def heads(name: str) -> jax.Array:
-            return dense(width, name=name)(x).reshape(batch, length, config.num_attention_heads, head_size)
+        def heads(name: str, x: jax.Array = x) -> jax.Array:
+            return dense(width, name=name)(x).reshape(batch, x.shape[1], config.num_attention_heads, head_size)
 
-        query, key, value = heads("query"), heads("key"), heads("value")
+        query, key, value = heads("query", x[:, : self.queries]), heads("key"), heads("value")
         # Float32: differences of large scores decide the softmax.
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
         if config.position_embedding_type != "absolute":
             table = self.layers.embed(2 * config.max_position_embeddings - 1, head_size, name="distance").embedding
-            distances = distance_embeddings(jnp.asarray(table, x.dtype), length)
+            distances = distance_embeddings(jnp.asarray(table, x.dtype), length)[: self.queries]
             scores += jnp.einsum("bqhd,qkd->bhqk", query, distances, preferred_element_type=jnp.float32)
             if config.position_embedding_type == "relative_key_query":
                 scores += jnp.einsum("bkhd,qkd->bhqk", key, distances, preferred_element_type=jnp.float32)
@@ -232,7 +241,7 @@ class SelfAttention(nn.Module):
         attention = self.layers.attention_dropout()(nn.softmax(scores)).astype(x.dtype)
         if head_mask is not None:
             attention *= head_mask.astype(x.dtype)[None, :, None, None]
-        context = jnp.einsum("bhqk,bkhd->bqhd", attention, value).reshape(batch, length, width)
+        context = jnp.einsum("bhqk,bkhd->bqhd", attention, value).reshape(batch, -1, width)
         return dense(width, name="output")(context), attention
 
 

@@ -8,7 +8,7 @@ explicit, (k // 2 - 1, k // 2) but for the blocks that the configuration lists, 
 
 import dataclasses
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -17,11 +17,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from align_jax.configuration import AlignVisionConfig, EfficientNetConfig
-from align_jax.models.activations import activation
+from align_jax.models.activations import activation, inference_activation
 from align_jax.models.efficientnet_blocks import (
     BatchNorm,
     BlockSpec,
     DepthwiseConv,
+    FoldedNorm,
     Layers,
     MBConv,
     PointwiseConv,
@@ -56,6 +57,8 @@ class EfficientNet(nn.Module):
         param_dtype: of the parameters.
         rematerialize: parts ("stem", "stage_1", …) whose blocks keep only their input for the gradient and compute the
             rest again. Values, gradients and parameter paths stay the same.
+        batch_norm: "folded" for inference alone, on variables whose kernels contain the running statistics
+            (`inference.folding`): of each batch norm its offset is left. Activations then have their fastest form.
     """
 
     config: AlignVisionConfig
@@ -63,6 +66,7 @@ class EfficientNet(nn.Module):
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
     rematerialize: tuple[str, ...] = ()
+    batch_norm: Literal["separate", "folded"] = "separate"
 
     @nn.compact
     def __call__(self, images: Float[Array | np.ndarray, "B H W 3"], *, train: bool = False) -> ImageFeatures:
@@ -93,6 +97,7 @@ class EfficientNet(nn.Module):
             self.dtype,
             self.param_dtype,
             self.rematerialize,
+            self.batch_norm,
             name="image",
         )
         features = tower(images, train=train)
@@ -108,12 +113,17 @@ class EfficientNet(nn.Module):
 
     def _layers(self, train: bool) -> Layers:
         config, types = self.config, {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        folded = self.batch_norm == "folded"
+        if folded and train:
+            raise ValueError("batch norm is folded into the convolutions, which serves inference; train it separate")
         return Layers(
             conv=partial(nn.Conv, use_bias=False, kernel_init=conv_init, **types),
             pointwise=partial(PointwiseConv, **types),
             depthwise=partial(DepthwiseConv, **types),
             dense=partial(nn.Dense, kernel_init=conv_init, **types),
-            norm=partial(
+            norm=FoldedNorm
+            if folded
+            else partial(
                 BatchNorm,
                 train=train,
                 group_size=self.batch_norm_group_size,
@@ -121,7 +131,7 @@ class EfficientNet(nn.Module):
                 epsilon=config.batch_norm_eps,
             ),
             dropout=partial(nn.Dropout, deterministic=not train),
-            act=activation(config.hidden_act),
+            act=(inference_activation if folded else activation)(config.hidden_act),
         )
 
 
@@ -162,6 +172,16 @@ def block_specs(config: AlignVisionConfig) -> list[BlockSpec]:
             )
             in_channels = out_channels
     return blocks
+
+
+def largest_map(config: AlignVisionConfig, height_px: int, width_px: int) -> int:
+    """The most numbers that the network has between two layers, for one image of this size."""
+    height, width, sizes = -(-height_px // 2), -(-width_px // 2), []
+    sizes.append(height * width * config.stem_channels)
+    for spec in block_specs(config):
+        sizes.append(height * width * spec.in_channels * spec.expand_ratio)
+        height, width = -(-height // spec.stride), -(-width // spec.stride)
+    return max(sizes)
 
 
 def _pool(x: Float[Array, "B H W D"], pooling_type: str) -> Float[Array, "B D"]:

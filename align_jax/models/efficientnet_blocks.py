@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from align_jax.ops.batch_norm import GroupMoments, group_moments, normalize
 from align_jax.ops.depthwise_conv import depthwise_conv
-from align_jax.ops.pointwise_conv import pointwise_conv
+from align_jax.ops.pointwise_conv import gated_pointwise_conv, pointwise_conv
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -75,9 +75,10 @@ class MBConv(nn.Module):
             x = layers.act(layers.norm(name="expand_norm")(x))
         x = layers.depthwise(spec.kernel_size, spec.stride, spec.padding, name="depthwise")(x)
         x = layers.act(layers.norm(name="depthwise_norm")(x))
+        gates = None
         if spec.squeezed_channels is not None:
-            x = SqueezeExcite(spec.squeezed_channels, layers, name="squeeze_excite")(x)
-        x = layers.norm(name="project_norm")(layers.pointwise(spec.out_channels, name="project")(x))
+            gates = SqueezeExcite(spec.squeezed_channels, layers, name="squeeze_excite")(x)
+        x = layers.norm(name="project_norm")(layers.pointwise(spec.out_channels, name="project")(x, gates))
         if not spec.residual:
             return x
         # Drop-connect (arXiv 1603.09382): an example loses the whole branch, and the others are scaled up.
@@ -98,32 +99,32 @@ class Top(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Channel gates from the pooled map (Hu et al., arXiv 1709.01507)."""
+    """Factors of the channels, from the pooled map (Hu et al., arXiv 1709.01507)."""
 
     squeezed_channels: int
     layers: Layers
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B C"]:
         dense, act = self.layers.dense, self.layers.act
         # Float32: a sum of thousands of positions.
         pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32).astype(x.dtype)
         squeezed = act(dense(self.squeezed_channels, name="reduce")(pooled))
-        gates = nn.sigmoid(dense(x.shape[-1], name="expand")(squeezed))
-        return x * gates[:, None, None, :]
+        return nn.sigmoid(dense(x.shape[-1], name="expand")(squeezed))
 
 
 class PointwiseConv(nn.Module):
-    """A 1 x 1 convolution without bias."""
+    """A 1 x 1 convolution without bias, of channels that are first multiplied by their gates where there are any."""
 
     features: int
     dtype: DTypeLike
     param_dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W D"]:
+    def __call__(self, x: Float[Array, "B H W C"], gates: Float[Array, "B C"] | None = None) -> Float[Array, "B H W D"]:
         kernel = self.param("kernel", conv_init, (1, 1, x.shape[-1], self.features), self.param_dtype)
-        return pointwise_conv(x.astype(self.dtype), jnp.asarray(kernel, self.dtype))
+        x, kernel = x.astype(self.dtype), jnp.asarray(kernel, self.dtype)
+        return pointwise_conv(x, kernel) if gates is None else gated_pointwise_conv(x, gates, kernel)
 
 
 class DepthwiseConv(nn.Module):
@@ -175,6 +176,15 @@ class BatchNorm(nn.Module):
             for running, batch in ((running_mean, moments.mean), (running_variance, moments.variance)):
                 running.value = self.momentum * running.value + (1 - self.momentum) * jnp.mean(batch, axis=0)
         return normalize(x, moments, scale, offset, self.epsilon)
+
+
+class FoldedNorm(nn.Module):
+    """What is left of a batch norm whose factor is part of the kernel before it: the offset."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        offset = jnp.asarray(self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32))
+        return (x.astype(jnp.float32) + offset[None, None, None, :]).astype(x.dtype)
 
 
 def strided_padding(kernel_size: int) -> Padding:

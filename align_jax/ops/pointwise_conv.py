@@ -14,6 +14,27 @@ def pointwise_conv(images: Float[Array, "B H W C"], kernel: Float[Array, "1 1 C 
     return jax.lax.platform_dependent(images, kernel, cpu=_matrix_product, default=_convolution)
 
 
+def gated_pointwise_conv(
+    images: Float[Array, "B H W C"], gates: Float[Array, "B C"], kernel: Float[Array, "1 1 C D"]
+) -> Float[Array, "B H W D"]:
+    """`pointwise_conv` of the channels times their gates.
+
+    `(x diag(g)) K = x (diag(g) K)`: the gates of a single image can go into the kernel, which on a CPU saves a pass
+    through memory wherever the map has more positions than the kernel has outputs.
+    """
+    batch, height, width, _ = images.shape
+
+    def gated_images(images: jax.Array, gates: jax.Array, kernel: jax.Array) -> jax.Array:
+        return pointwise_conv(images * gates[:, None, None, :], kernel)
+
+    def gated_kernel(images: jax.Array, gates: jax.Array, kernel: jax.Array) -> jax.Array:
+        return _matrix_product(images, kernel * gates[0][None, None, :, None])
+
+    if batch != 1 or height * width <= kernel.shape[-1]:
+        return gated_images(images, gates, kernel)
+    return jax.lax.platform_dependent(images, gates, kernel, cpu=gated_kernel, default=gated_images)
+
+
 def _matrix_product(images: Float[Array, "B H W C"], kernel: Float[Array, "1 1 C D"]) -> Float[Array, "B H W D"]:
     batch, height, width, channels = images.shape
     # Two-dimensional operands: only these reach the fast matrix product in the gradient with respect to the kernel.

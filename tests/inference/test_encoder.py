@@ -97,11 +97,11 @@ def one_by_one(tokenizer: Tokenizer, variables: dict[str, Any]) -> tuple[np.ndar
     return images, texts
 
 
-@pytest.mark.parametrize(("devices", "batch_size"), [(1, 8), (8, 8), (8, 16)])
+@pytest.mark.parametrize(("devices", "batch_size"), [(1, 3), (1, 8), (2, 8), (8, 8), (8, 16)])
 def test_batches_and_devices_never_change_embeddings(tokenizer, variables, one_by_one, devices, batch_size) -> None:
     embed = encoder(tokenizer, devices, batch_size)
-    images, valid = embed.images(variables, batches(pictures(), batch_size))
-    texts = embed.texts(variables, captions())
+    images, valid = embed.images(embed.prepare(variables), batches(pictures(), batch_size))
+    texts = embed.texts(embed.prepare(variables), captions())
     usable = [number for number in range(ROWS) if number not in UNUSABLE]
     np.testing.assert_allclose(images[usable], one_by_one[0][usable], rtol=0, atol=TOLERANCE)
     np.testing.assert_allclose(texts, one_by_one[1], rtol=0, atol=TOLERANCE)
@@ -113,21 +113,23 @@ def test_batches_and_devices_never_change_embeddings(tokenizer, variables, one_b
 
 def test_rows_that_fill_a_batch_never_change_the_others(tokenizer, variables) -> None:
     embed = encoder(tokenizer, 8, 16)
-    black, valid = embed.images(variables, batches(pictures(), 16))
-    white, _ = embed.images(variables, batches(pictures(), 16, filling=255))
+    black, valid = embed.images(embed.prepare(variables), batches(pictures(), 16))
+    white, _ = embed.images(embed.prepare(variables), batches(pictures(), 16, filling=255))
     np.testing.assert_array_equal(black[valid], white[valid])
     assert np.abs(black[~valid] - white[~valid]).max() > 100 * TOLERANCE
 
 
 @pytest.mark.parametrize("count", [1, 8, 9])
 def test_texts_come_back_in_order_whatever_their_number(tokenizer, variables, one_by_one, count) -> None:
-    texts = encoder(tokenizer, 8, 8).texts(variables, captions()[:count])
+    embed = encoder(tokenizer, 8, 8)
+    texts = embed.texts(embed.prepare(variables), captions()[:count])
     np.testing.assert_allclose(texts, one_by_one[1][:count], rtol=0, atol=TOLERANCE)
 
 
 def test_padding_of_texts_never_changes_them(tokenizer, variables, one_by_one) -> None:
     short = [row for row, caption in enumerate(captions()) if len(caption.split()) <= 6]
-    longer = encoder(tokenizer, 8, 8, text_length=13).texts(variables, captions())
+    embed = encoder(tokenizer, 8, 8, text_length=13)
+    longer = embed.texts(embed.prepare(variables), captions())
     np.testing.assert_allclose(longer[short], one_by_one[1][short], rtol=0, atol=TOLERANCE)
 
 

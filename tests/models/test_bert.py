@@ -78,6 +78,15 @@ def test_absent_inputs_mean_all_tokens_first_segment_and_counting_positions(vari
     np.testing.assert_allclose(encode(variables, ids).pooled, encode(variables, ids, *given).pooled, rtol=1e-5)
 
 
+def test_first_token_alone_is_the_first_of_all(variables: dict[str, Any]) -> None:
+    ids, mask = token_ids(5), np.ones((3, LENGTH), np.int32)
+    mask[1, 4:] = 0
+    whole = encode(variables, ids, mask)
+    first = Bert(CONFIG).apply(variables, ids, mask, last_layer_tokens=1)
+    assert first.last_hidden_state.shape == (3, 1, CONFIG.hidden_size)
+    np.testing.assert_allclose(first.last_hidden_state, whole.last_hidden_state[:, :1], rtol=0, atol=1e-5)
+
+
 def test_segments_and_positions_matter(variables: dict[str, Any]) -> None:
     ids = token_ids(0)
     pooled = np.asarray(encode(variables, ids).pooled)
