@@ -147,16 +147,13 @@ def new_folder(path: Path, size_bytes: int = 0) -> Iterator[Path]:
         raise ValueError(f"{path} cannot be made: {error.strerror}; give another place") from error
     try:
         _require_room(path.parent, size_bytes)
-        yield temporary
-        _flush_to_disk(*temporary.rglob("*"), temporary)
-        if path.is_dir():
-            path.rmdir()
-        temporary.rename(path)
-        _flush_to_disk(path.parent)
-    except Exception as error:
-        if not is_disk_full(error):
-            raise
-        raise DiskFullError(f"the disk of {path.parent} is full; make room, or write elsewhere") from error
+        with naming_full_disk(path.parent):
+            yield temporary
+            _flush_to_disk(*temporary.rglob("*"), temporary)
+            if path.is_dir():
+                path.rmdir()
+            temporary.rename(path)
+            _flush_to_disk(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -168,6 +165,17 @@ def _require_room(folder: Path, size_bytes: int) -> None:
             f"the disk of {folder} has {free / 1e6:,.1f} MB left and {size_bytes / 1e6:,.1f} MB are needed; "
             "make room, or write elsewhere"
         )
+
+
+@contextmanager
+def naming_full_disk(folder: Path, advice: str = "make room, or write elsewhere") -> Iterator[None]:
+    """Turns what says that there is no room, in whatever words, into a `DiskFullError` that names the folder."""
+    try:
+        yield
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        raise DiskFullError(f"the disk of {folder} is full; {advice}") from error
 
 
 def is_disk_full(error: BaseException | None) -> bool:

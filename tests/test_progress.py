@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from align_jax.progress import progress
+from align_jax.progress import duration, progress
 
 
 def test_plain_lines_come_now_and_then():
@@ -24,3 +24,18 @@ def test_terminal_gets_a_bar_that_goes_away():
         advance(1)
     assert "━" in output.getvalue()
     assert "100%" in output.getvalue()
+
+
+def test_counted_work_says_how_fast_it_is_and_how_long_it_takes_without_what_was_done_before():
+    moments = iter([0.0, 2.0, 10.0])
+    console = Console(file=io.StringIO(), width=100)
+    with progress("embedding", 100, console, done=50, unit="images", clock=lambda: next(moments)) as advance:
+        advance(1)
+        advance(19)
+    assert console.file.getvalue() == "embedding: 70 %, 2.0 images/s, 15 s left\n"
+
+
+def test_durations_are_told_in_two_units():
+    assert [duration(seconds) for seconds in (0, 59.6, 61, 3_600, 93_784)] == [
+        "0 s", "1 min 0 s", "1 min 1 s", "1 h 0 min", "1 d 2 h",
+    ]  # fmt: skip

@@ -18,6 +18,7 @@ COMMANDS = {
     "classify": "classify images by the names of classes, or by the classes of an image classifier",
     "doctor": "look for what would end or spoil a long run, before it starts",
     "data": "prepare data sets and vocabularies",
+    "embed": "embed a collection of images or texts, into Parquet; continues where it was stopped",
 }
 
 

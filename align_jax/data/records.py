@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from tensorflow_datasets.proto import tf_example_pb2
 
-_Example = getattr(tf_example_pb2, "Example")  # noqa: B009 (made at run time, where type checkers cannot see it)
+Example = getattr(tf_example_pb2, "Example")  # noqa: B009 (made at run time, where type checkers cannot see it)
 
 
 class DatasetNotPreparedError(FileNotFoundError):
@@ -74,7 +74,7 @@ class PairDataset:
           DatasetNotPreparedError: no such data set under `data_dir`.
           DatasetError: no such split, no records, or records of another kind.
         """
-        info = tfds.builder_from_directory(_newest_version(Path(self.data_dir), self.name)).info
+        info = tfds.builder_from_directory(newest_version(Path(self.data_dir), self.name)).info
         where = f"data set {self.name!r} in {self.data_dir}"
         if info.file_format is None or info.file_format.value != "array_record":
             raise DatasetError(
@@ -133,7 +133,7 @@ class PairSource(Sequence[PairRecord]):
 
 def parse_record(serialized: bytes, position: int) -> PairRecord:
     """Reads one `tf.train.Example`; `position` stands in for the key where the record has none."""
-    features = _Example.FromString(serialized).features.feature
+    features = Example.FromString(serialized).features.feature
     images = features["image"].bytes_list.value
     texts = [*features["text"].bytes_list.value, *features["aliases"].bytes_list.value]
     if not images or not texts:
@@ -146,7 +146,7 @@ def parse_record(serialized: bytes, position: int) -> PairRecord:
     )
 
 
-def _newest_version(data_dir: Path, name: str) -> Path:
+def newest_version(data_dir: Path, name: str) -> Path:
     """The folder `data_dir/name[/config]/version` with the highest version."""
     found = sorted(data_dir.joinpath(name).glob("*.*.*/dataset_info.json"), key=_version) or sorted(
         data_dir.joinpath(name).glob("*/*.*.*/dataset_info.json"), key=_version

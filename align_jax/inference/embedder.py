@@ -5,8 +5,8 @@
     texts = embedder.texts(["a cat", "a dog"])
     cosines = images @ texts.T
 
-Where there are several processes, each makes the same calls with the same inputs; each decodes a part of the images,
-and each gets all embeddings.
+Where the mesh spreads over several processes, each makes the same calls with the same inputs; each decodes a part of
+the images, and each gets all embeddings. With a mesh of its own devices, a process works for itself.
 """
 
 import json
@@ -230,7 +230,8 @@ class Embedder:
         batch, (embeddings, valid) = started[0], started[1]()
         rows = range(len(batch.keys))
         refused = [row for row in rows if not valid[row]]
-        reasons = _reasons_of_all(batch.reasons, self.batch_size) if refused else {}
+        alone = len(self._rows) == self.batch_size  # the mesh has devices of this process only
+        reasons = batch.reasons if alone or not refused else _reasons_of_all(batch.reasons, self.batch_size)
         kept = np.flatnonzero(valid[: len(rows)])
         return (
             [batch.keys[row] for row in kept],
@@ -253,8 +254,6 @@ def _measured(results: Generator[Any, None, None], timings: Timings) -> Generato
 
 def _reasons_of_all(reasons: dict[int, str], batch_size: int) -> dict[int, str]:
     """The reasons that each process knows, on every process."""
-    if jax.process_count() == 1:
-        return reasons
     mine = np.zeros((batch_size, _REASON_BYTES), np.uint8)
     for row, reason in reasons.items():
         encoded = np.frombuffer(reason.encode()[:_REASON_BYTES], np.uint8)

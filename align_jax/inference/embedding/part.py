@@ -15,7 +15,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from align_jax.data.arrow import parquet
-from align_jax.files import DiskFullError, is_disk_full, replaced
+from align_jax.files import naming_full_disk, replaced
+
+FULL_DISK_ADVICE = "the parts that are there are whole, so make room and run the same command again"
 
 _METADATA_KEY = b"align_jax.part"
 _ROW_GROUP_ROWS = 8192
@@ -77,22 +79,15 @@ def write_part(
     description = {"run": part.run, "start": part.start, "stop": part.stop, "refused": part.refused}
     table = arrow.table({"id": arrow.array(ids, arrow.string()), "embedding": vectors, **carried})
     table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(description)})
-    try:
-        with replaced(path) as temporary:
-            files.write_table(
-                table,
-                temporary,
-                row_group_size=_ROW_GROUP_ROWS,
-                compression={name: "NONE" if name.startswith("embedding") else "ZSTD" for name in _leaves(table)},
-                use_dictionary=False,
-                write_statistics=False,
-            )
-    except Exception as error:
-        if not is_disk_full(error):
-            raise
-        raise DiskFullError(
-            f"the disk of {path.parent} is full; the parts there are whole, so make room and run the same command again"
-        ) from error
+    with naming_full_disk(path.parent, FULL_DISK_ADVICE), replaced(path) as temporary:
+        files.write_table(
+            table,
+            temporary,
+            row_group_size=_ROW_GROUP_ROWS,
+            compression={name: "NONE" if name.startswith("embedding") else "ZSTD" for name in _leaves(table)},
+            use_dictionary=False,
+            write_statistics=False,
+        )
 
 
 def read_part(path: Path) -> Part:
@@ -138,6 +133,20 @@ def read_rows(path: Path, columns: Sequence[str]) -> tuple[list[str], Float32[np
         raise PartError(f"{path}: column embedding has rows without a value")
     ids = table["id"].to_pylist()
     return ids, embeddings.reshape(len(ids), vectors.list_size), {name: table[name].to_pylist() for name in columns}
+
+
+def read_ids(path: Path) -> list[str]:
+    """The ids of a part.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        PartError: if it is damaged.
+    """
+    arrow, _ = parquet(f"reading {path}")
+    try:
+        return _opened(path).read(columns=["id"])["id"].to_pylist()
+    except (arrow.ArrowException, OSError, KeyError) as error:
+        raise PartError(f"{path} is damaged: {error}") from error
 
 
 def _opened(path: Path) -> Any:

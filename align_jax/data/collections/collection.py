@@ -1,0 +1,126 @@
+"""A collection: files of one kind, one after the other, whose entries have positions from 0."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
+
+from align_jax.data.collections.item import CollectionError, Item, Refused
+
+_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What one look through a file finds out.
+
+    Attributes:
+        entries: items and refusals in it.
+        digest: changes with the contents, but not with where the file lies or when it was copied there.
+    """
+
+    entries: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file of a collection as it was when it was looked through.
+
+    Attributes:
+        name: within the collection.
+        stamp: changes whenever somebody writes the file; while it stays, the file need not be looked through again.
+        contents: what was found.
+    """
+
+    name: str
+    stamp: str
+    contents: Contents
+
+
+@runtime_checkable
+class CollectionFile(Protocol):
+    """One file, or one folder, of a collection.
+
+    Attributes:
+        name: within the collection.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def stamp(self) -> str:
+        """Size and time of change, or what else is cheap to have and changes with the file; "" where nothing is."""
+        ...
+
+    def look_through(self) -> Contents:
+        """Counts the entries, and digests what they are."""
+        ...
+
+    def read(self, start: int) -> Iterator[Item | Refused]:
+        """The entries from position `start` of this file."""
+        ...
+
+
+class Collection:
+    """Entries of several files by position.
+
+    Args:
+        form: of the files, such as "tar".
+        files: in the order of their names.
+        column_types: of the carried columns, in Arrow; `None` for strings.
+        known: what is known of the files from before, by name; what has not been written since is not looked through.
+
+    Attributes:
+        form: of the files.
+        column_types: of the carried columns.
+    """
+
+    def __init__(
+        self,
+        form: str,
+        files: Sequence[CollectionFile],
+        column_types: Mapping[str, Any],
+        known: Mapping[str, FileRecord] | None = None,
+    ):
+        self.form, self.column_types = form, dict(column_types)
+        self._files, self._known = list(files), dict(known or {})
+
+    @cached_property
+    def records(self) -> list[FileRecord]:
+        """The files, looked through; takes as long as reading names takes, and nothing the second time."""
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="collection") as threads:
+            return list(threads.map(self._record, self._files))
+
+    @property
+    def size(self) -> int:
+        """How many entries there are."""
+        return sum(record.contents.entries for record in self.records)
+
+    @property
+    def digest(self) -> str:
+        """Of names and contents of all files; equal digests, equal entries."""
+        described = [[record.name, record.contents.entries, record.contents.digest] for record in self.records]
+        return hashlib.sha256(json.dumps([self.form, described]).encode()).hexdigest()
+
+    def read(self, start: int = 0) -> Iterator[Item | Refused]:
+        """The entries from position `start`, in order; what lies before is skipped and not read."""
+        for file, record in zip(self._files, self.records, strict=True):
+            entries = record.contents.entries
+            if start < entries:
+                read = 0
+                for entry in file.read(start):
+                    read += 1
+                    yield entry
+                if read != entries - start:
+                    raise CollectionError(f"{file.name or 'the input'} has changed while it was read; start again")
+            start = max(0, start - record.contents.entries)
+
+    def _record(self, file: CollectionFile) -> FileRecord:
+        stamp, known = file.stamp(), self._known.get(file.name)
+        if known is not None and stamp and known.stamp == stamp:
+            return known
+        return FileRecord(file.name, stamp, file.look_through())
