@@ -1,12 +1,20 @@
 """Retrieval between images and captions: recall@1, 5 and 10 in both directions (arXiv 2102.05918, section 5.1)."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
+from align_jax.evaluation.estimates import Bootstrap, Estimate, estimates
+from align_jax.evaluation.row_blocks import map_rows
 from align_jax.metrics import match_ranks, recall_at
+from align_jax.parallel.mesh import MeshShape
+
+CUTOFFS = (1, 5, 10)
+"""A query counts for recall@k where something of its own number is among the first k."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +33,24 @@ class RetrievalSet:
     texts: Float[np.ndarray, "N D"]
     text_ids: Int[np.ndarray, "N"]
 
+    def of(self, image_ids: Int[np.ndarray, "S"]) -> "RetrievalSet":
+        """The images of these numbers, and their captions."""
+        images, texts = np.isin(self.image_ids, image_ids), np.isin(self.text_ids, image_ids)
+        return RetrievalSet(self.images[images], self.image_ids[images], self.texts[texts], self.text_ids[texts])
+
+
+class QueryRanks(NamedTuple):
+    """How many wrong items stand before the first right one of each query."""
+
+    ranks: Int[np.ndarray, "Q"]
+    ids: Int[np.ndarray, "Q"]  # numbers of the images that the queries are, or describe
+
 
 def recall(
-    gallery: RetrievalSet, query_ids: Int[np.ndarray, "Q"], cutoffs: tuple[int, ...] = (1, 5, 10)
+    gallery: RetrievalSet,
+    query_ids: Int[np.ndarray, "Q"],
+    cutoffs: tuple[int, ...] = CUTOFFS,
+    mesh: Mesh | None = None,
 ) -> dict[str, float]:
     """Recall of the images and captions whose number is among `query_ids`, against the whole gallery.
 
@@ -35,10 +58,66 @@ def recall(
         gallery: everything that is searched, the queries included.
         query_ids: numbers of the images (and their captions) that are queries.
         cutoffs: a query counts where something of its own number is among the first k.
+        mesh: the queries are spread over it; over all devices when absent.
 
     Returns:
         `image_to_text_recall@k` and `text_to_image_recall@k` for each cutoff.
     """
+    return {
+        f"{direction}_recall@{k}": float(recall_at(jnp.asarray(found.ranks), k))
+        for direction, found in query_ranks(gallery, query_ids, mesh).items()
+        for k in cutoffs
+    }
+
+
+def recall_estimates(
+    gallery: RetrievalSet,
+    bootstrap: Bootstrap,
+    *,
+    fold_size: int | None = None,
+    cutoffs: tuple[int, ...] = CUTOFFS,
+    mesh: Mesh | None = None,
+) -> dict[str, Estimate]:
+    """Recall of everything in the gallery, with confidence intervals.
+
+    Args:
+        gallery: images, whose numbers are their places in the split, and captions.
+        bootstrap: of the intervals; an image and its captions are drawn together.
+        fold_size: where it is given, the split is cut into folds of so many images, each is searched by itself, and
+            the mean over the folds is reported (COCO's "1K" numbers). What is left after whole folds is not used.
+        cutoffs: as for `recall`.
+        mesh: as for `recall`.
+    """
+    numbers = np.sort(gallery.image_ids)
+    if fold_size is None:
+        folds = [gallery]
+    else:
+        count = (int(numbers[-1]) + 1) // fold_size
+        if not count:
+            raise ValueError(f"{len(numbers)} images are less than one fold of {fold_size}; use smaller folds")
+        folds = [gallery.of(numbers[numbers // fold_size == fold]) for fold in range(count)]
+    measured = [query_ranks(fold, fold.image_ids, mesh) for fold in folds]
+    results: dict[str, Estimate] = {}
+    for direction in measured[0]:
+        found = [ranks[direction] for ranks in measured]
+        ranks, ids = np.concatenate([one.ranks for one in found]), np.concatenate([one.ids for one in found])
+        # The mean of the folds' means, also where one has a caption more than another.
+        weights = np.concatenate([np.full(len(one.ids), 1 / len(one.ids)) for one in found])
+        hits = np.stack([ranks < k for k in cutoffs], axis=1).astype(np.float64)
+        names = [f"{direction}_recall@{k}" for k in cutoffs]
+        results |= estimates(names, hits, bootstrap, weights=weights, groups=ids)
+    return results
+
+
+def query_ranks(
+    gallery: RetrievalSet, query_ids: Int[np.ndarray, "Q"], mesh: Mesh | None = None
+) -> dict[str, QueryRanks]:
+    """Ranks in both directions, by the names `image_to_text` and `text_to_image`; arguments as for `recall`.
+
+    Raises:
+        ValueError: if a query is not in the gallery, or there is none.
+    """
+    mesh = MeshShape().build() if mesh is None else mesh
     directions = {
         "image_to_text": (gallery.images, gallery.image_ids, gallery.texts, gallery.text_ids),
         "text_to_image": (gallery.texts, gallery.text_ids, gallery.images, gallery.image_ids),
@@ -52,8 +131,9 @@ def recall(
                 f"{absent[:3].tolist()}; it must hold the images and captions of at least one query, and of all"
             )
         asked = np.isin(ids, query_ids)
-        ranks = match_ranks(*map(jnp.asarray, (queries[asked], ids[asked], searched, searched_ids)))
-        results |= {f"{direction}_recall@{k}": float(recall_at(ranks, k)) for k in cutoffs}
+        own_ids, all_ids = ids[asked].astype(np.int32), searched_ids.astype(np.int32)
+        ranks = map_rows(match_ranks, mesh, (queries[asked], own_ids), (searched, all_ids))
+        results[direction] = QueryRanks(ranks, own_ids)
     return results
 
 

@@ -1,9 +1,14 @@
 """Retrieval against a plain loop over queries."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from align_jax.evaluation.retrieval import RetrievalSet, nearest, recall
+from align_jax.evaluation.estimates import Bootstrap
+from align_jax.evaluation.retrieval import RetrievalSet, nearest, query_ranks, recall, recall_estimates
+from align_jax.metrics import match_ranks
+from align_jax.parallel.mesh import MeshShape
 
 
 def unit_rows(rng: np.random.Generator, count: int, width: int = 6) -> np.ndarray:
@@ -111,3 +116,48 @@ def test_nearest_gives_no_more_than_asked_for_or_there_is(count: int, found: int
     order, cosines = nearest(queries, gallery, count)
     assert order.shape == cosines.shape == (4, found)
     np.testing.assert_allclose(cosines, np.sort(queries @ gallery.T, axis=1)[:, ::-1][:, :found], rtol=1e-6)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_ties_and_devices_change_nothing(devices: int) -> None:
+    """Embeddings of small whole numbers: their products are exact, and many are equal."""
+    rng = np.random.default_rng(4)
+    images, texts = (rng.integers(-1, 2, (count, 3)).astype(np.float32) for count in (23, 69))
+    gallery = RetrievalSet(images, np.arange(23), texts, np.repeat(np.arange(23), 3))
+    measured = recall(gallery, np.arange(23), mesh=MeshShape().build(jax.devices()[:devices]))
+    expected = {name: value for k in (1, 5, 10) for name, value in loop_recall(gallery, list(range(23)), k).items()}
+    assert measured == pytest.approx(expected)
+    assert len(set(measured.values())) > 2
+
+
+def test_padding_and_blocks_never_change_ranks() -> None:
+    gallery = random_set(5, list(range(20)))
+    padding = np.tile(gallery.texts[:1] * 9, (11, 1))  # would be ahead of everything
+    texts = np.concatenate([gallery.texts, padding])
+    ids = np.concatenate([gallery.text_ids, np.arange(11)])
+    arguments = map(jnp.asarray, (gallery.images, gallery.image_ids, texts, ids, np.arange(len(texts)) < 100))
+    padded = match_ranks(*arguments, queries_at_once=3)
+    expected = query_ranks(gallery, np.arange(20))["image_to_text"].ranks
+    np.testing.assert_array_equal(padded, expected)
+    assert expected.max() > 0
+
+
+def test_folds_are_searched_by_themselves_and_averaged() -> None:
+    """COCO's 1K numbers: the mean over five folds; a broken image leaves its fold smaller, and the rest is not used."""
+    numbers = [number for number in range(46) if number != 13]
+    gallery = random_set(5, numbers)
+    found = recall_estimates(gallery, Bootstrap(resamples=50), fold_size=10)
+    assert list(found) == [f"{side}_recall@{k}" for side in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
+    folds = [[n for n in numbers if n // 10 == fold] for fold in range(4)]
+    for k in (1, 5):
+        each = [loop_recall(gallery.of(np.array(fold)), fold, k) for fold in folds]
+        for name in each[0]:
+            estimate = found[name]
+            assert estimate.value == pytest.approx(np.mean([one[name] for one in each]))
+            assert 0 < estimate.low <= estimate.value <= estimate.high <= 1
+            assert estimate.examples == (39 if name.startswith("image") else 195)
+    whole = recall_estimates(gallery, Bootstrap(resamples=50))
+    assert whole["text_to_image_recall@1"].value == recall(gallery, np.array(numbers))["text_to_image_recall@1"]
+    assert whole["text_to_image_recall@1"].value < found["text_to_image_recall@1"].value
+    with pytest.raises(ValueError, match="less than one fold of 47"):
+        recall_estimates(gallery, Bootstrap(), fold_size=47)

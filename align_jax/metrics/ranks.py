@@ -1,4 +1,4 @@
-"""Retrieval metrics as pure functions of embeddings."""
+"""Where the first right item stands among everything that is searched."""
 
 from functools import partial
 
@@ -6,16 +6,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-_QUERIES_AT_ONCE = 256  # bounds the score matrix to 256 x N
 
-
-@jax.jit
+@partial(jax.jit, static_argnames="queries_at_once")
 def match_ranks(
     queries: Float[Array, "Q D"],
     query_ids: Int[Array, "Q"],
     gallery: Float[Array, "N D"],
     gallery_ids: Int[Array, "N"],
     gallery_valid: Bool[Array, "N"] | None = None,
+    queries_at_once: int = 256,
 ) -> Int[Array, "Q"]:
     """Rank, from 0, at which each query finds the first item with its own id.
 
@@ -29,6 +28,7 @@ def match_ranks(
         gallery: embeddings of everything that is searched.
         gallery_ids: ids of the items.
         gallery_valid: False on rows that are padding.
+        queries_at_once: bounds the score matrix, to this times N.
 
     Returns:
         The number of wrong items ahead of the best right one; the largest int32 where no item is right.
@@ -45,7 +45,7 @@ def match_ranks(
         ahead = jnp.sum(ahead_N.astype(jnp.int32))
         return jnp.where(jnp.any(right_N), ahead, jnp.iinfo(jnp.int32).max)
 
-    return jax.lax.map(rank, (queries, query_ids), batch_size=_QUERIES_AT_ONCE)
+    return jax.lax.map(rank, (queries, query_ids), batch_size=queries_at_once)
 
 
 @partial(jax.jit, static_argnames="k")
