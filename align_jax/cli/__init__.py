@@ -16,6 +16,7 @@ COMMANDS = {
     "plan": "compile the training step for hardware that need not be here: memory, traffic, fits or not",
     "convert": "convert weights to and from the form of transformers",
     "classify": "classify images by the names of classes, or by the classes of an image classifier",
+    "search": "search embeddings by a text, an image, or both",
     "doctor": "look for what would end or spoil a long run, before it starts",
     "data": "prepare data sets and vocabularies",
     "embed": "embed a collection of images or texts, into Parquet; continues where it was stopped",
