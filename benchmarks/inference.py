@@ -9,6 +9,7 @@ files to saved embeddings, and its model alone. Engines that are not installed a
 
 import argparse
 import contextlib
+import importlib
 import importlib.util
 import io
 import json
@@ -82,6 +83,7 @@ def in_own_process(arguments: argparse.Namespace, variant: str, folder: str) -> 
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         return {"reason": f"failed: {(done.stderr.strip().splitlines() or ['?'])[-1][:200]}"}
+    print(f"{variant}: {done.stdout.splitlines()[-1]}", file=sys.stderr, flush=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -182,8 +184,8 @@ def engine(arguments: argparse.Namespace) -> tuple[Callable[..., np.ndarray], Ca
     import transformers
 
     on_gpu = "GPU" in arguments.variant
-    types = {"dtype": torch.bfloat16} if on_gpu else {}
-    model = transformers.AlignModel.from_pretrained(arguments.folder / "model", **types).eval()
+    types: dict[str, Any] = {"dtype": torch.bfloat16} if on_gpu else {}
+    model: Any = transformers.AlignModel.from_pretrained(arguments.folder / "model", **types).eval()
     device = "cuda" if on_gpu else "cpu"
     model.to(device)
 
@@ -215,7 +217,9 @@ def engine(arguments: argparse.Namespace) -> tuple[Callable[..., np.ndarray], Ca
     return run(towers[0]), run(towers[1])
 
 
-def exported(arguments: argparse.Namespace, towers: tuple[Any, Any]) -> tuple[Callable[..., np.ndarray], ...]:
+def exported(
+    arguments: argparse.Namespace, towers: tuple[Any, Any]
+) -> tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]:
     """The towers as ONNX files, run by one of the engines for such files."""
     import torch
 
@@ -229,18 +233,18 @@ def exported(arguments: argparse.Namespace, towers: tuple[Any, Any]) -> tuple[Ca
             names = ["pixel_values"] if name == "image" else ["input_ids", "attention_mask"]
             torch.onnx.export(tower, example, str(path), input_names=names, dynamo=False)
         calls.append(run_onnx(path, arguments))
-    return tuple(calls)
+    return calls[0], calls[1]
 
 
 def run_onnx(path: Path, arguments: argparse.Namespace) -> Callable[..., np.ndarray]:
     """A function of an ONNX file's inputs, in order."""
     if arguments.variant == "OpenVINO":
-        import openvino
+        openvino: Any = importlib.import_module("openvino")
 
         options = {"INFERENCE_NUM_THREADS": arguments.threads, "INFERENCE_PRECISION_HINT": "f32"}
         compiled = openvino.Core().compile_model(str(path), "CPU", options)
         return lambda *inputs: compiled(list(inputs))[0]
-    import onnxruntime
+    onnxruntime: Any = importlib.import_module("onnxruntime")
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = arguments.threads

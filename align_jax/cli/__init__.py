@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train, or continue, the experiment of a configuration file",
     "plan": "compile the training step for hardware that need not be here: memory, traffic, fits or not",
     "convert": "convert weights to and from the form of transformers",
+    "export": "write both encoders as programs that need JAX and not this package",
     "classify": "classify images by the names of classes, or by the classes of an image classifier",
     "search": "search embeddings by a text, an image, or both",
     "doctor": "look for what would end or spoil a long run, before it starts",

@@ -141,7 +141,7 @@ class Embedder:
             batch_size=batch_size,
             dtype=dtype,
             mesh=mesh,
-            text_length=_text_length(model.folder, config) if text_length is None else text_length,
+            text_length=text_length_of(model.folder, config) if text_length is None else text_length,
         )
 
     def images(self, images: Iterable[bytes | Path | Image.Image | np.ndarray]) -> Float[np.ndarray, "N D"]:
@@ -275,5 +275,6 @@ def trained_text_length(folder: Path) -> int | None:
     return json.loads(path.read_text(encoding="utf-8"))["data"]["text_length"]
 
 
-def _text_length(folder: Path, config: AlignConfig) -> int:
+def text_length_of(folder: Path, config: AlignConfig) -> int:
+    """Tokens per text of the model in a folder: of its training, or 64, where it has as many positions."""
     return min(trained_text_length(folder) or RELEASED_TEXT_LENGTH, config.text_config.max_position_embeddings)
