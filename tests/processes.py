@@ -42,13 +42,7 @@ def run_together(
         limit_seconds: for all of them together; a process that is ended then has a negative status.
         cache: a folder for compiled programs, which several runs may share.
     """
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": str(ROOT),
-    }
-    if cache is not None:
-        environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
+    environment = environment_on_cpu(devices, cache)
     end = time.monotonic() + limit_seconds
     with contextlib.ExitStack() as resources:
         processes, texts = [], []
@@ -69,6 +63,29 @@ def run_together(
                 file.seek(0)
             finished.append(Finished(status, *(file.read() for file in files)))
     return finished
+
+
+def environment_on_cpu(devices: int, cache: Path | str | None = None) -> dict[str, str]:
+    """Variables of a process that computes on simulated devices and compiles as quickly as the tests themselves.
+
+    Args:
+        devices: how many it has.
+        cache: a folder for compiled programs, which several processes may share.
+    """
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_cpu_use_fusion_emitters=false",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "PYTHONPATH": str(ROOT),
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+    if cache is not None:
+        environment |= {
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+            "JAX_COMPILATION_CACHE_MAX_SIZE": str(4 * 2**30),  # with a limit, entries are written under a lock
+        }
+    return environment
 
 
 def start_flags(processes: int) -> list[list[str]]:

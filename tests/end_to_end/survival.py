@@ -37,7 +37,7 @@ from align_jax.training.experiment import Experiment
 from align_jax.training.optimizers import Lamb
 from align_jax.training.state import abstract_state, state_initializer
 from align_jax.training.tasks import Contrastive
-from tests.processes import ROOT, start_flags, write_config
+from tests.processes import ROOT, environment_on_cpu, start_flags, write_config
 from tests.training.conftest import write_pictures
 
 TIMES = {"pairs_per_second", "pairs_per_second_per_device", "data_wait_share", "flop_utilization"}
@@ -74,13 +74,7 @@ class Cluster:
     @contextmanager
     def start(self, workdir: Path) -> Iterator[list[subprocess.Popen]]:
         """Starts the command in every process; none is left at the end of the block."""
-        environment = os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={self.devices}",
-            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-            "TRANSFORMERS_VERBOSITY": "error",
-        }
+        environment = environment_on_cpu(self.devices, self.folder / "compiled")
         command = [sys.executable, "train.py", "--config", str(self.folder / "discs.py"), "--workdir", str(workdir)]
         running = []
         try:

@@ -24,6 +24,8 @@ NAMES_OF_4_37 = {
 CORNERS = (-10.0, -3.0, 0.0, 3.0, 6.0, 10.0)
 POINTS = np.concatenate([np.linspace(-30, 30, 4001), CORNERS]).astype(np.float32)
 
+pytestmark = pytest.mark.optimized
+
 
 def test_every_name_of_transformers_is_computed_or_refused() -> None:
     parametric = {name for name, kind in ACT2CLS.items() if list(_module(kind).parameters())}

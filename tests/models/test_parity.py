@@ -125,11 +125,13 @@ def test_loss_agrees(comparison: Comparison) -> None:
     assert comparison.loss == pytest.approx(2.0 * comparison.reference_loss, rel=TOLERANCE)
 
 
+@pytest.mark.optimized
 def test_every_gradient_agrees(comparison: Comparison) -> None:
     expected = jax.tree.map(lambda gradient: 2.0 * gradient, comparison.reference_gradients)
     assert_gradients_agree(comparison.gradients, expected)
 
 
+@pytest.mark.optimized
 def test_full_size_agrees_layer_by_layer_at_289px() -> None:
     config = AlignConfig.b7_base()
     model = reference_model(config, fixed_inputs(config).images)

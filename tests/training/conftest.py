@@ -14,7 +14,9 @@ from align_jax.data.pairs import PairData
 from align_jax.data.records import PairDataset
 from align_jax.training.evaluations import Every, RetrievalEvaluation
 from align_jax.training.experiment import Experiment
+from align_jax.training.loop import train
 from align_jax.training.optimizers import AdamW
+from align_jax.training.state import TrainState
 from align_jax.training.tasks import Contrastive
 
 COLOURS = {
@@ -49,7 +51,7 @@ def data_dir(tmp_path_factory) -> Path:
     return data
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def experiment(data_dir) -> Experiment:
     """Twenty steps of a small ALIGN, with batch norm in groups of 4 and every randomness switched on."""
     discs = PairDataset("discs", "train", str(data_dir))
@@ -77,9 +79,31 @@ def experiment(data_dir) -> Experiment:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def evaluated(experiment, data_dir) -> Experiment:
     """The same, with retrieval evaluated on the way."""
     discs = PairDataset("discs", "train", str(data_dir))
     evaluation = RetrievalEvaluation(name="discs", queries=discs, every=Every(10), batch_size=32)
     return dataclasses.replace(experiment, evaluations=(evaluation,))
+
+
+@pytest.fixture(scope="session")
+def finished_run(experiment, tmp_path_factory) -> tuple[TrainState, Path]:
+    """Last state and workdir of twenty steps on eight devices without a break. Many share it: copy what you change."""
+    workdir = tmp_path_factory.mktemp("finished")
+    return train(experiment, workdir), workdir
+
+
+@pytest.fixture(scope="session")
+def half_run(experiment, tmp_path_factory) -> Path:
+    """Workdir of the same run, told to stop after ten steps. Many share it: copy what you change."""
+    workdir = tmp_path_factory.mktemp("half")
+    assert int(train(experiment, workdir, stop_at=10).step) == 10
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def finished_evaluated_run(evaluated, tmp_path_factory) -> tuple[TrainState, Path]:
+    """Last state and workdir of the run with evaluations. Many share it: copy what you change."""
+    workdir = tmp_path_factory.mktemp("finished_evaluated")
+    return train(evaluated, workdir), workdir

@@ -1,16 +1,16 @@
 """A disk of checkpoints that is full: the experiment says whether that ends the run."""
 
 import dataclasses
-import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from align_jax.training.evaluations import Every
 from align_jax.training.loop import train
 from align_jax.training.metrics_log import read_metrics
-from tests.processes import ROOT, write_config
+from tests.processes import ROOT, environment_on_cpu, write_config
 
 # A disk for one checkpoint and a half; the rest of the run has room.
 SCRIPT = """
@@ -37,7 +37,7 @@ def train_on_a_small_disk(experiment, folder):
         [*command, str(folder / "run"), sys.executable, str(config)],
         capture_output=True,
         text=True,
-        env=os.environ | {"XLA_FLAGS": ""},
+        env=environment_on_cpu(1, jax.config.jax_compilation_cache_dir),
         cwd=ROOT,
         check=False,
     )

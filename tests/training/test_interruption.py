@@ -44,8 +44,10 @@ def signalled(monkeypatch):
     return times
 
 
-def test_sigterm_saves_the_last_finished_step_and_the_run_continues_bit_equal(evaluated, signalled, tmp_path):
-    straight = train(evaluated, tmp_path / "straight")
+def test_sigterm_saves_the_last_finished_step_and_the_run_continues_bit_equal(
+    evaluated, signalled, finished_evaluated_run, tmp_path
+):
+    straight, straight_workdir = finished_evaluated_run
     signalled[6] = 1
     with pytest.raises(InterruptedRunError, match="saved at step 6; the same command continues") as stopped:
         train(evaluated, tmp_path / "stopped")
@@ -54,11 +56,11 @@ def test_sigterm_saves_the_last_finished_step_and_the_run_continues_bit_equal(ev
         "6"
     ]
     assert_identical(train(evaluated, tmp_path / "stopped"), straight)
-    assert timeless(tmp_path / "stopped") == timeless(tmp_path / "straight")
+    assert timeless(tmp_path / "stopped") == timeless(straight_workdir)
 
 
-def test_sigterm_during_an_evaluation_does_not_lose_it(evaluated, tmp_path, monkeypatch):
-    straight = train(evaluated, tmp_path / "straight")
+def test_sigterm_during_an_evaluation_does_not_lose_it(evaluated, finished_evaluated_run, tmp_path, monkeypatch):
+    straight, straight_workdir = finished_evaluated_run
     run, calls = Retrieval.run, []
 
     def signalling(self, variables):
@@ -72,7 +74,7 @@ def test_sigterm_during_an_evaluation_does_not_lose_it(evaluated, tmp_path, monk
         train(evaluated, tmp_path / "stopped")
     assert not [line for line in timeless(tmp_path / "stopped") if "discs/image_to_text_recall@1" in line]
     assert_identical(train(evaluated, tmp_path / "stopped"), straight)
-    assert timeless(tmp_path / "stopped") == timeless(tmp_path / "straight")
+    assert timeless(tmp_path / "stopped") == timeless(straight_workdir)
 
 
 def test_second_sigterm_does_not_spoil_the_first(experiment, signalled, tmp_path, monkeypatch):

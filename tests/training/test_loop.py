@@ -42,9 +42,11 @@ def starts(monkeypatch):
 
 
 @pytest.fixture
-def straight(experiment, tmp_path):
-    """Twenty steps on eight devices without a break."""
-    return train(experiment, tmp_path / "straight"), losses(tmp_path / "straight")
+def straight(finished_run, tmp_path):
+    """Twenty steps on eight devices without a break; the workdir may be changed."""
+    state, workdir = finished_run
+    shutil.copytree(workdir, tmp_path / "straight")
+    return state, losses(tmp_path / "straight")
 
 
 def test_one_device_gives_the_losses_of_eight(experiment, straight, tmp_path):
@@ -90,11 +92,11 @@ def test_finished_run_does_not_train_again(experiment, straight, starts, tmp_pat
     assert losses(tmp_path / "straight") == expected_losses
 
 
-def test_run_continues_from_the_last_checkpoint_after_later_steps_were_lost(experiment, straight, tmp_path):
+def test_run_continues_from_the_last_checkpoint_after_later_steps_were_lost(experiment, straight, half_run, tmp_path):
     """Steps 11 to 15 were logged, then the process died: their lines are dropped and written again."""
     expected_state, expected_losses = straight
     workdir = tmp_path / "killed"
-    train(experiment, workdir, stop_at=10)
+    shutil.copytree(half_run, workdir)
     with (workdir / "metrics.jsonl").open("a") as file:
         file.writelines(json.dumps({"step": step, "loss": 99.0}) + "\n" for step in range(11, 16))
     assert_trees_identical(train(experiment, workdir), expected_state)
@@ -119,22 +121,22 @@ def test_damaged_checkpoint_is_named_and_the_one_before_continues_bit_equal(
     assert (workdir / "checkpoints" / "20.damaged").is_dir()
 
 
-def test_evaluation_report_and_model_folder(evaluated, tmp_path):
-    state = train(evaluated, tmp_path)
-    recalls = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "discs/image_to_text_recall@1" in line]
+def test_evaluation_report_and_model_folder(evaluated, finished_evaluated_run):
+    state, workdir = finished_evaluated_run
+    recalls = [line for line in read_metrics(workdir / "metrics.jsonl") if "discs/image_to_text_recall@1" in line]
     assert [line["step"] for line in recalls] == [10, 20]
     assert all(0.0 <= value <= 1.0 for line in recalls for key, value in line.items() if key != "step")
-    page = (tmp_path / "report.html").read_text()
+    page = (workdir / "report.html").read_text()
     assert page.count("disc on a") > 24 * 5  # queries and what was found for them
     assert "data:image/" in page
-    assert AlignConfig.from_json(tmp_path) == evaluated.task.model
-    assert Experiment.from_json(tmp_path / "experiment.json") == evaluated
-    inputs = AlignProcessor.from_pretrained(tmp_path)(
+    assert AlignConfig.from_json(workdir) == evaluated.task.model
+    assert Experiment.from_json(workdir / "experiment.json") == evaluated
+    inputs = AlignProcessor.from_pretrained(workdir)(
         text=["a red disc"], images=Image.new("RGB", (40, 30)), return_tensors="np", max_length=12
     )
     assert inputs["pixel_values"].shape == (1, 3, 17, 17)
     assert inputs["input_ids"].shape == (1, 12)
-    _, variables, tokenizer = load_model(tmp_path)
+    _, variables, tokenizer = load_model(workdir)
     assert_trees_identical(variables, state.variables())
     assert tokenizer.encode(["a red disc"], 12)[0].tolist() == inputs["input_ids"].tolist()
 
@@ -177,20 +179,20 @@ def test_batch_that_does_not_divide_is_refused_before_anything_is_written(experi
     assert not (tmp_path / "run").exists()
 
 
-def test_workdir_of_another_model_is_refused(experiment, tmp_path):
-    train(experiment, tmp_path, stop_at=1)
+def test_workdir_of_another_model_is_refused(experiment, half_run, tmp_path):
+    workdir = shutil.copytree(half_run, tmp_path / "run")
     wider = dataclasses.replace(experiment.task.model, projection_dim=24, image_projection=True)
     other = dataclasses.replace(experiment, task=dataclasses.replace(experiment.task, model=wider))
     with pytest.raises(ConfigurationError, match="holds a run of another model"):
-        train(other, tmp_path)
+        train(other, workdir)
 
 
-def test_another_order_of_examples_is_refused(experiment, tmp_path):
-    train(experiment, tmp_path, stop_at=1)
+def test_another_order_of_examples_is_refused(experiment, half_run, tmp_path):
+    workdir = shutil.copytree(half_run, tmp_path / "run")
     data = dataclasses.replace(experiment.data, neighbours=2)
     with pytest.raises(ConfigurationError, match=r"seed was 0 and is now 1; neighbours was 1 and is now 2"):
-        train(dataclasses.replace(experiment, seed=1, data=data), tmp_path)
-    assert Experiment.from_json(tmp_path / "experiment.json") == experiment
+        train(dataclasses.replace(experiment, seed=1, data=data), workdir)
+    assert Experiment.from_json(workdir / "experiment.json") == experiment
 
 
 def test_remote_workdir_is_refused_rather_than_written_beside_the_project(experiment):

@@ -63,13 +63,11 @@ def test_two_processes_train_as_one_does(evaluated, on_eight, tmp_path):
     assert_losses_of(tmp_path / "one", expected)
 
 
-def test_run_stopped_on_eight_devices_continues_on_other_machines(experiment, tmp_path):
+def test_run_stopped_on_eight_devices_continues_on_other_machines(experiment, finished_run, half_run, tmp_path):
     """On one device, on four, and on two processes that share every parameter."""
-    train(experiment, tmp_path / "straight")
-    expected = losses(tmp_path / "straight")
-    train(experiment, tmp_path / "stopped", stop_at=10)
+    expected = losses(finished_run[1])
     for name in ("one", "four", "two"):
-        shutil.copytree(tmp_path / "stopped", tmp_path / name)
+        shutil.copytree(half_run, tmp_path / name)
     split = dataclasses.replace(experiment, mesh=MeshShape(fsdp=4, tensor=2))
     train_in_two_processes(write_config(split, tmp_path / "config.py"), tmp_path / "two")
     train(experiment, tmp_path / "one", devices=jax.devices()[:1])
