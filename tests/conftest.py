@@ -39,3 +39,8 @@ def pytest_runtest_protocol(item):
     """Compiling takes far longer than running what is compiled here: it tries hard only where a test is so marked."""
     jax.config.update("jax_disable_most_optimizations", item.get_closest_marker("optimized") is None)
     return (yield)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest come first, so that no worker has one left when the other is through."""
+    items.sort(key=lambda item: "end_to_end" not in item.path.parts)

@@ -66,7 +66,7 @@ def run_together(
 
 
 def environment_on_cpu(devices: int, cache: Path | str | None = None) -> dict[str, str]:
-    """Variables of a process that computes on simulated devices and compiles as quickly as the tests themselves.
+    """Variables of a process without torch that computes on simulated devices and compiles as quickly as the tests do.
 
     Args:
         devices: how many it has.
@@ -76,7 +76,7 @@ def environment_on_cpu(devices: int, cache: Path | str | None = None) -> dict[st
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_cpu_use_fusion_emitters=false",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "without_torch"), str(ROOT)]),
         "TRANSFORMERS_VERBOSITY": "error",
     }
     if cache is not None:

@@ -8,7 +8,6 @@ import jax
 import pytest
 
 from align_jax.training.evaluations import Every
-from align_jax.training.loop import train
 from align_jax.training.metrics_log import read_metrics
 from tests.processes import ROOT, environment_on_cpu, write_config
 
@@ -22,13 +21,13 @@ exit $status
 """
 
 
-def train_on_a_small_disk(experiment, folder):
+def train_on_a_small_disk(experiment, half_run, folder):
     """Trains with a checkpoint at every fifth step, of which the disk takes one."""
     if subprocess.run(["unshare", "--map-root-user", "--mount", "true"], check=False, capture_output=True).returncode:
         pytest.skip("this system lets no user mount a small disk")
     experiment = dataclasses.replace(experiment, checkpoint=Every(5), total_steps=20)
-    train(experiment, folder / "measured", stop_at=1)
-    blocks = (folder / "measured" / "checkpoints").rglob("*")
+    (checkpoint,) = (half_run / "checkpoints").iterdir()
+    blocks = checkpoint.rglob("*")
     size_bytes = sum(-(-path.stat().st_size // 4096) * 4096 for path in blocks)
     config = write_config(experiment, folder / "config.py")
     (folder / "run" / "checkpoints").mkdir(parents=True)
@@ -54,16 +53,16 @@ def only_line(errors):
     return lines[0]
 
 
-def test_full_disk_ends_the_run_with_one_line_and_costs_no_earlier_checkpoint(experiment, tmp_path):
-    done = train_on_a_small_disk(experiment, tmp_path)
+def test_full_disk_ends_the_run_with_one_line_and_costs_no_earlier_checkpoint(experiment, half_run, tmp_path):
+    done = train_on_a_small_disk(experiment, half_run, tmp_path)
     assert done.returncode == 1, done.stderr
     assert "checkpoint 10 could not be written: the disk of" in only_line(done.stderr)
     assert done.stdout.splitlines()[-1] == "5"
     assert 10 <= max(steps(tmp_path)) < 20
 
 
-def test_run_goes_on_without_checkpoints_if_told_to_and_says_so_in_the_end(experiment, tmp_path):
-    done = train_on_a_small_disk(dataclasses.replace(experiment, failed_save="continue"), tmp_path)
+def test_run_goes_on_without_checkpoints_if_told_to_and_says_so_in_the_end(experiment, half_run, tmp_path):
+    done = train_on_a_small_disk(dataclasses.replace(experiment, failed_save="continue"), half_run, tmp_path)
     assert done.returncode == 1, done.stderr
     assert steps(tmp_path) == list(range(1, 21))
     assert "checkpoint 10 could not be written: the disk of" in done.stdout
