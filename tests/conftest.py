@@ -11,12 +11,17 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 import jax
 import pytest
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 import tests.shape_checks  # noqa: F401  (the hook finds the checker by its name)
 
 # Never uninstalled: modules of align_jax are imported lazily, some in the middle of a test.
 install_import_hook("align_jax", "tests.shape_checks.checked")
+
+# A busy machine is no error.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 jax.config.update("jax_default_matmul_precision", "float32")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -36,7 +36,7 @@ def test_pieces_without_needed_rows_are_zero_and_not_computed() -> None:
 
 def test_pieces_run_side_by_side() -> None:
     """Each of two waits for the other, which a single lane would never let happen."""
-    meeting = threading.Barrier(2, timeout=30)
+    meeting = threading.Barrier(2, timeout=120)
 
     def meet(rows: np.ndarray) -> np.ndarray:
         meeting.wait()
