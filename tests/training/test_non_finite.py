@@ -12,8 +12,8 @@ from align_jax.training.metrics_log import read_metrics
 from align_jax.training.non_finite import NonFinite, NonFiniteLossError
 
 
-@pytest.fixture
-def spoilt(monkeypatch):
+@pytest.fixture(scope="module")
+def spoilt_stream():
     """Positions in the stream of batches whose pixels are not numbers; all pixels are floating-point here."""
     positions, iterate = set(), TrainLoader.iterate
 
@@ -22,8 +22,30 @@ def spoilt(monkeypatch):
             scale = np.float32(np.nan if position in positions else 1 / 127.5)
             yield batch._replace(images=batch.images * scale - np.float32(1))
 
-    monkeypatch.setattr(TrainLoader, "iterate", spoiling)
-    return positions
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainLoader, "iterate", spoiling)
+        yield positions
+
+
+@pytest.fixture
+def spoilt(spoilt_stream):
+    """The same, with none at first."""
+    spoilt_stream.clear()
+    return spoilt_stream
+
+
+@pytest.fixture(scope="module")
+def returning(experiment):
+    return dataclasses.replace(experiment, checkpoint=Every(5), non_finite=NonFinite("rollback"))
+
+
+@pytest.fixture(scope="module")
+def returned_run(returning, spoilt_stream, tmp_path_factory):
+    """Last state and workdir of a run that goes back once, from the seventh batch."""
+    workdir = tmp_path_factory.mktemp("returned")
+    spoilt_stream.clear()
+    spoilt_stream.add(6)
+    return train(returning, workdir), workdir
 
 
 def losses(workdir):
@@ -50,15 +72,12 @@ def test_skipped_step_changes_nothing_but_the_count(experiment, spoilt, tmp_path
         train(skipping, tmp_path / "after")  # the one before the interruption counts as well
 
 
-def test_rollback_leaves_out_the_batches_up_to_the_bad_one(experiment, spoilt, tmp_path):
-    returning = dataclasses.replace(experiment, checkpoint=Every(5), non_finite=NonFinite("rollback"))
-    spoilt.add(6)
-    state = train(returning, tmp_path / "straight")
-    found = losses(tmp_path / "straight")
+def test_rollback_leaves_out_the_batches_up_to_the_bad_one(returning, returned_run, spoilt, tmp_path):
+    state, workdir = returned_run
+    found = losses(workdir)
     assert list(found) == list(range(1, 21))
     assert all(map(math.isfinite, found.values()))
     # Step 6 takes the batch after the bad one, which without trouble would be that of step 8.
-    spoilt.clear()
     shifted = TrainLoader.iterate
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainLoader, "iterate", lambda self, start=0: shifted(self, start + 2 if start >= 5 else start))
@@ -66,13 +85,12 @@ def test_rollback_leaves_out_the_batches_up_to_the_bad_one(experiment, spoilt, t
         assert_same_but_for_the_step(train(returning, tmp_path / "shifted"), state)
 
 
-def test_run_continues_after_a_rollback_as_if_it_had_not_been_stopped(experiment, spoilt, tmp_path):
-    returning = dataclasses.replace(experiment, checkpoint=Every(5), non_finite=NonFinite("rollback"))
+def test_run_continues_after_a_rollback_as_if_it_had_not_been_stopped(returning, returned_run, spoilt, tmp_path):
+    straight, straight_workdir = returned_run
     spoilt.add(6)
-    straight = train(returning, tmp_path / "straight")
     train(returning, tmp_path / "stopped", stop_at=12)
     assert_same_but_for_the_step(train(returning, tmp_path / "stopped"), straight)
-    assert losses(tmp_path / "stopped") == losses(tmp_path / "straight")
+    assert losses(tmp_path / "stopped") == losses(straight_workdir)
 
 
 def test_rollback_without_a_checkpoint_says_so(experiment, spoilt, tmp_path):
