@@ -18,6 +18,7 @@ COMMANDS = {
     "export": "write both encoders as programs that need JAX and not this package",
     "classify": "classify images by the names of classes, or by the classes of an image classifier",
     "search": "search embeddings by a text, an image, or both",
+    "demo": "serve a page to search pictures and to classify them",
     "doctor": "look for what would end or spoil a long run, before it starts",
     "data": "prepare data sets and vocabularies",
     "embed": "embed a collection of images or texts, into Parquet; continues where it was stopped",

@@ -1,0 +1,1 @@
+"""The page of `align-jax demo`; needs the extra `demo` (Gradio)."""

@@ -1,0 +1,86 @@
+"""Loads what the page needs and serves it, to this machine only."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from align_jax.demo import examples as examples_of
+from align_jax.demo.answers import Answers
+from align_jax.demo.pictures import Pictures, embedded_openmoji
+from align_jax.demo.uploads import MAX_UPLOAD_BYTES
+from align_jax.inference.embedder import Embedder
+
+ADDRESS = "127.0.0.1"
+_EMBEDDED_AT_ONCE = 32
+
+
+@contextmanager
+def served(
+    model: str,
+    *,
+    index: Path | None = None,
+    classifier: str | None = None,
+    data_dir: Path | None = None,
+    port: int | None = None,
+) -> Iterator[str]:
+    """Serves the page while the block runs.
+
+    Args:
+        model: an ALIGN model, as `Embedder.from_pretrained` takes it.
+        index: embeddings of the images that are searched.
+        classifier: an image classifier.
+        data_dir: where the quickstart's data set lies, which is searched where `index` is absent.
+        port: to serve at; the first free one from 7860 where absent.
+
+    Yields:
+        The page's address.
+
+    Raises:
+        ModuleNotFoundError: if Gradio is not installed.
+        OSError: if the port is taken.
+    """
+    page_of = _page()
+    devices = jax.device_count()
+    batch_size = devices if data_dir is None else -(-_EMBEDDED_AT_ONCE // devices) * devices
+    embedder = Embedder.from_pretrained(model, batch_size=batch_size)
+    with tempfile.TemporaryDirectory(prefix="align-jax-demo-") as temporary:
+        # Gradio copies uploads and results into this folder, which is gone when the page is.
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(temporary) / "files")
+        shown = Path(temporary) / "examples"
+        shown.mkdir()
+        if index is None and data_dir is not None:
+            pictures = embedded_openmoji(data_dir, embedder, model)
+            examples = examples_of.of_openmoji(pictures, shown)
+        else:
+            pictures = None if index is None else Pictures(index, embedder)
+            examples = examples_of.of_any(pictures, shown)
+        answers = Answers(embedder, pictures, classifier)
+        answers.warm_up()
+        page = page_of.build(answers, examples, model)
+        _, address, _ = page.queue(max_size=32).launch(
+            server_name=ADDRESS, server_port=port, share=False, quiet=True, prevent_thread_lock=True,
+            max_file_size=MAX_UPLOAD_BYTES, theme=page_of.THEME, css=page_of.CSS, footer_links=[], ssr_mode=False,
+            allowed_paths=[], run_history=False, enable_monitoring=False, mcp_server=False, pwa=False,
+        )  # fmt: skip
+        try:
+            yield address
+        finally:
+            page.close(verbose=False)
+
+
+def _page() -> Any:
+    """The module of the page."""
+    # Read when Gradio is imported: it shall send nothing to its makers, nor ask them for a newer version.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        from align_jax.demo import page  # noqa: PLC0415  (an extra)
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise ModuleNotFoundError("the page needs `pip install align_jax[demo]`") from error
+    return page
