@@ -19,6 +19,7 @@ COMMANDS = {
     "classify": "classify images by the names of classes, or by the classes of an image classifier",
     "search": "search embeddings by a text, an image, or both",
     "demo": "serve a page to search pictures and to classify them",
+    "evaluate": "measure retrieval, zero-shot, kNN and linear-probe accuracy as the papers do",
     "doctor": "look for what would end or spoil a long run, before it starts",
     "data": "prepare data sets and vocabularies",
     "embed": "embed a collection of images or texts, into Parquet; continues where it was stopped",

@@ -7,9 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
-from align_jax.evaluation.estimates import Bootstrap, Estimate, estimates
 from align_jax.evaluation.row_blocks import map_rows
 from align_jax.metrics import neighbours_vote
 from align_jax.ops.top_k import TopK, top_k
@@ -73,35 +72,6 @@ def knn_predictions(
     cosines = np.asarray(neighbours.scores)
     vote = functools.partial(map_rows, mesh=mesh, rows=(found, cosines), rows_at_once=_VOTES_AT_ONCE)
     return {k: vote(_voting(k, temperature)) for k in ks}
-
-
-def knn_estimates(
-    neighbours: TopK,
-    labels: Int[np.ndarray, "N"],
-    right: Bool[np.ndarray, "Q K"],
-    bootstrap: Bootstrap,
-    mesh: Mesh,
-    *,
-    ks: Sequence[int] = NEIGHBOURS,
-    temperature: float = TEMPERATURE,
-) -> dict[str, Estimate]:
-    """Accuracy for each k, as `uniform_k=…` and `weighted_k=…`.
-
-    Args:
-        neighbours: as for `knn_predictions`.
-        labels: as for `knn_predictions`.
-        right: the classes that are right for a query.
-        bootstrap: of the intervals.
-        mesh: as for `knn_predictions`.
-        ks: numbers of neighbours.
-        temperature: of the weighted votes.
-    """
-    names, hits = [], []
-    for name, weights in (("uniform", None), ("weighted", temperature)):
-        for k, predicted in knn_predictions(neighbours, labels, ks, mesh, temperature=weights).items():
-            names.append(f"{name}_k={k}")
-            hits.append(right[np.arange(len(right)), predicted])
-    return estimates(names, np.stack(hits, axis=1).astype(np.float64), bootstrap)
 
 
 @functools.cache

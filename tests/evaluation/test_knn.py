@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from align_jax.evaluation.estimates import Bootstrap
-from align_jax.evaluation.knn import knn_estimates, knn_predictions, nearest_neighbours
+from align_jax.evaluation.knn import knn_predictions, nearest_neighbours
 from align_jax.parallel.mesh import MeshShape
 
 KS = (1, 3, 8, 20)
@@ -70,14 +69,6 @@ def test_chunks_blocks_and_devices_change_nothing(devices: int, queries_at_once:
     np.testing.assert_allclose(found.scores, whole.scores, rtol=0, atol=1e-6)
     votes = knn_predictions(found, labels, (8,), mesh(devices), temperature=0.07)[8]
     np.testing.assert_array_equal(votes, knn_predictions(whole, labels, (8,), mesh(1), temperature=0.07)[8])
-
-
-def test_estimates_count_any_right_class() -> None:
-    gallery = np.eye(4, dtype=np.float32)
-    neighbours = nearest_neighbours(gallery, gallery, 1, mesh())
-    right = np.array([[1, 0, 0], [1, 1, 0], [1, 0, 0], [0, 0, 1]], bool)
-    found = knn_estimates(neighbours, np.array([0, 1, 2, 2]), right, Bootstrap(resamples=10), mesh(), ks=(1,))
-    assert {name: estimate.value for name, estimate in found.items()} == {"uniform_k=1": 0.75, "weighted_k=1": 0.75}
 
 
 def test_more_neighbours_than_examples_is_an_error() -> None:

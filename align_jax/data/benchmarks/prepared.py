@@ -1,0 +1,115 @@
+"""Captioned images that TFDS has prepared: `coco_captions`, and any data set with the same features.
+
+    image                         the encoded image
+    captions {text, id}           its captions; or text and aliases, as `align-jax data` stores them
+
+Files are ArrayRecord or TFRecord; no TensorFlow is needed for either.
+"""
+
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+from align_jax.data.benchmarks.images import BenchmarkError, ImageSet
+from align_jax.data.collections.array_record import data_set_folder, is_data_set
+from align_jax.data.records import Example
+
+_LENGTH_BYTES, _CHECKSUM_BYTES = 8, 4
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder is a prepared data set, or holds one."""
+    return is_data_set(folder)
+
+
+def read_prepared(folder: Path, split: str) -> tuple[ImageSet, tuple[tuple[str, ...], ...]]:
+    """The images of a split and their captions.
+
+    Args:
+        folder: with `dataset_info.json`, or one above it with a single data set in it.
+        split: such as "test".
+
+    Raises:
+        CollectionError: if there are several data sets.
+        BenchmarkError: if it has no such split, no captions, or damaged records.
+    """
+    info = tfds.builder_from_directory(data_set_folder(folder)).info
+    features = set(info.features or ())
+    if "image" not in features or not features & {"captions", "text"}:
+        raise BenchmarkError(f"{folder} has the features {', '.join(sorted(features))}; image and captions are needed")
+    try:
+        instructions = info.splits[split].file_instructions
+    except (KeyError, ValueError) as error:
+        raise BenchmarkError(f"{folder} has no split {split!r}; it has {', '.join(sorted(info.splits))}") from error
+    if not instructions:
+        raise BenchmarkError(f"split {split!r} of {folder} is empty; name another")
+    records = _open(folder, info.file_format and info.file_format.value, instructions)
+
+    def features_of(row: int) -> Any:
+        try:
+            return Example.FromString(records[row]).features.feature
+        except Exception as error:  # ArrayRecord's checksum errors are RuntimeError, protobuf's DecodeError
+            raise BenchmarkError(f"record {row} of {folder} cannot be read: {error}; prepare it again") from error
+
+    ids, captions = [], []
+    for row in range(len(records)):
+        values = {name: list(feature.bytes_list.value) for name, feature in features_of(row).items()}
+        texts = values.get("captions/text") or [*values.get("text", ()), *values.get("aliases", ())]
+        if not values.get("image") or not texts:
+            raise BenchmarkError(f"record {row} of {folder} has no {'caption' if values.get('image') else 'image'}")
+        key = values.get("key")
+        ids.append(key[0].decode("utf-8", "replace") if key else str(row))
+        captions.append(tuple(text.decode("utf-8", "replace").strip() for text in texts))
+    return ImageSet(tuple(ids), lambda row: features_of(row)["image"].bytes_list.value[0]), tuple(captions)
+
+
+def _open(folder: Path, file_format: str | None, instructions: Sequence[Any]) -> Any:
+    if file_format == "array_record":
+        return ArrayRecordDataSource(instructions)
+    if file_format == "tfrecord":
+        return _TfRecords(instructions)
+    raise BenchmarkError(f"{folder} is stored as {file_format}; prepare it as array_record or tfrecord")
+
+
+class _TfRecords:
+    """Records of TFRecord files by number; where each lies is found out from the lengths in front of them."""
+
+    def __init__(self, instructions: Sequence[Any]):
+        self._places: list[tuple[str, int, int]] = []
+        for one in instructions:
+            path = os.fspath(one.filename)
+            places = _places(path)
+            stop = one.skip + (len(places) - one.skip if one.take == -1 else one.take)
+            if stop > len(places):
+                raise BenchmarkError(f"{path} holds {len(places)} records, not {stop}; it is cut, so copy it again")
+            self._places += [(path, *place) for place in places[one.skip : stop]]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, row: int) -> bytes:
+        path, start, length = self._places[row]
+        with Path(path).open("rb") as file:
+            file.seek(start)
+            return file.read(length)
+
+
+def _places(path: str) -> list[tuple[int, int]]:
+    """Start and length of every record: each has its length and a checksum in front, and a checksum behind."""
+    size, places, position = Path(path).stat().st_size, [], 0
+    with Path(path).open("rb") as file:
+        while position < size:
+            file.seek(position)
+            head = file.read(_LENGTH_BYTES)
+            length = struct.unpack("<Q", head)[0] if len(head) == _LENGTH_BYTES else size
+            start = position + _LENGTH_BYTES + _CHECKSUM_BYTES
+            position = start + length + _CHECKSUM_BYTES
+            if position > size:
+                raise BenchmarkError(f"{path} ends within record {len(places)}; it is cut or damaged, so copy it again")
+            places.append((start, length))
+    return places

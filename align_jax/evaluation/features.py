@@ -1,0 +1,155 @@
+"""Embeddings of a benchmark: computed now, or taken from folders of `align-jax embed`."""
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from align_jax.data.benchmarks import BenchmarkError, ImageSet
+from align_jax.data.images import ImageDecodeError, decode_image
+from align_jax.inference.embedder import Embedder
+from align_jax.inference.embedding.folder import REFUSED_FILE, read_embeddings
+from align_jax.inference.prefetch import prefetched
+
+Advance = Callable[[int], Any]
+_AHEAD_BATCHES = 2
+
+
+class Features(NamedTuple):
+    """What a model makes of a set of images."""
+
+    values: Float[np.ndarray, "n _"]  # embeddings, or scores of classes
+    rows: Int[np.ndarray, "n"]  # their places in the set
+    bad_images: list[tuple[str, str]]  # ids of the others, and why
+
+
+@runtime_checkable
+class ClassScorer(Protocol):
+    """An image classifier, such as `inference.classifier.Classifier`."""
+
+    @property
+    def batch_size(self) -> int: ...
+
+    def logits(self, images: Sequence[Any]) -> Float[np.ndarray, "N K"]:
+        """A row of scores for each image's pixels."""
+        ...
+
+
+def embed_images(embedder: Embedder, images: ImageSet, advance: Advance) -> Features:
+    """Embeds every image that decodes; `advance` is called with the number of images that are done."""
+    items = ((row, images.read(row)) for row in range(len(images)))
+    values, rows, bad = [np.zeros((0, embedder.embedding_size), np.float32)], [], []
+    with closing(embedder.stream_images(items)) as batches:
+        for keys, embeddings, refused in batches:
+            values.append(embeddings)
+            rows += keys
+            bad += [(images.ids[row], reason) for row, reason in refused]
+            advance(len(keys) + len(refused))
+    return _usable(Features(np.concatenate(values), np.array(rows, np.int64), bad), images)
+
+
+def embed_texts(embedder: Embedder, texts: Sequence[str], advance: Advance) -> Float[np.ndarray, "N D"]:
+    """Embeds every text, in order."""
+    values = [np.zeros((0, embedder.embedding_size), np.float32)]
+    with closing(embedder.stream_texts(enumerate(texts))) as batches:
+        for keys, embeddings in batches:
+            values.append(embeddings)
+            advance(len(keys))
+    return np.concatenate(values)
+
+
+def score_images(classifier: ClassScorer, images: ImageSet, advance: Advance) -> Features:
+    """Scores every image that decodes; images are decoded ahead, in threads."""
+    values, rows, bad = [], [], []
+
+    def decoded(row: int) -> np.ndarray | str:
+        try:
+            return decode_image(images.read(row))
+        except ImageDecodeError as error:
+            return str(error)
+
+    size, count = classifier.batch_size, len(images)
+    with ThreadPoolExecutor(thread_name_prefix="decode") as pool:
+        chunks = (range(start, min(start + size, count)) for start in range(0, count, size))
+        read = ((chunk, list(pool.map(decoded, chunk))) for chunk in chunks)
+        with closing(prefetched(read, _AHEAD_BATCHES)) as batches:
+            for chunk, pixels in batches:
+                found = [(row, each) for row, each in zip(chunk, pixels, strict=True) if not isinstance(each, str)]
+                bad += [
+                    (images.ids[row], each) for row, each in zip(chunk, pixels, strict=True) if isinstance(each, str)
+                ]
+                values.append(classifier.logits([each for _, each in found]))
+                rows += [row for row, _ in found]
+                advance(len(chunk))
+    return _usable(Features(np.concatenate(values), np.array(rows, np.int64), bad), images)
+
+
+def read_features(folders: Sequence[Path], images: ImageSet, model_digest: str | None = None) -> Features:
+    """Takes embeddings of images out of folders of `align-jax embed`.
+
+    An image is found by its id, which is its path in the folder of the data, or by that with the name of the folder
+    that was embedded in front: so `val` may have been embedded by itself.
+
+    Args:
+        folders: in which the embeddings are.
+        images: that are wanted.
+        model_digest: of the model that must have made them; any model where it is absent.
+
+    Raises:
+        FileNotFoundError: if a folder holds no embeddings.
+        ValueError: if they are not finished, not of images, of another model or of several; or lack an image.
+    """
+    places: dict[str, tuple[int, int]] = {}
+    refused: dict[str, str] = {}
+    matrices = []
+    for number, folder in enumerate(folders):
+        read = read_embeddings(folder, columns=[])
+        if read.metadata.get("content", "images") != "images":
+            raise BenchmarkError(f"{folder} holds embeddings of {read.metadata['content']}; give those of images")
+        digest = read.metadata.get("model", {}).get("digest")
+        model_digest = digest if model_digest is None else model_digest
+        if digest != model_digest:
+            raise BenchmarkError(
+                f"the embeddings of {folder} are of model {str(digest)[:12]}, not {str(model_digest)[:12]}; embed the "
+                "images again with the model that is evaluated (and the same --weights)"
+            )
+        matrices.append(read.embeddings)
+        sources = read.metadata.get("input", {}).get("source", [])
+        parent = f"{Path(sources[0]).name}/" if len(sources) == 1 else ""
+        for row, name in enumerate(read.ids):
+            places[name] = places[parent + name] = (number, row)
+        refused |= {parent * with_parent + name: why for name, why in _refused(folder) for with_parent in (False, True)}
+    missing = [name for name in images.ids if name not in places and name not in refused]
+    if missing:
+        raise BenchmarkError(
+            f"{len(missing)} of {len(images)} images have no embedding in {', '.join(map(str, folders))}, such as "
+            f"{missing[0]}; embed the folder of the data, or a folder in it"
+        )
+    rows = [row for row, name in enumerate(images.ids) if name in places]
+    found = np.array([places[images.ids[row]] for row in rows], np.int64).reshape(-1, 2)
+    values = np.empty((len(rows), matrices[0].shape[1]), np.float32)
+    for number, matrix in enumerate(matrices):
+        here = found[:, 0] == number
+        values[here] = matrix[found[here, 1]]
+    bad = [(name, refused[name]) for name in images.ids if name not in places]
+    return _usable(Features(values, np.array(rows, np.int64), bad), images)
+
+
+def _refused(folder: Path) -> list[tuple[str, str]]:
+    path = folder / REFUSED_FILE
+    if not path.is_file():
+        return []
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [(line["id"], line["reason"]) for line in lines]
+
+
+def _usable(features: Features, images: ImageSet) -> Features:
+    if not len(features.rows):
+        name, reason = features.bad_images[0] if features.bad_images else ("there is none", "no image")
+        raise BenchmarkError(f"not one of {len(images)} images can be used, such as {name}: {reason}")
+    return features
