@@ -22,11 +22,11 @@ def recalls(workdir):
 
 
 def train_in_two_processes(config, workdir, *flags):
-    """The command of two hosts with two devices each; both must end well, and only the first says anything."""
+    """The command of two hosts with four devices each; both must end well, and only the first says anything."""
     command = ["-m", "align_jax", "train", "--config", str(config), "--workdir", str(workdir), *flags]
     cache = jax.config.jax_compilation_cache_dir
     first, second = run_together(
-        [[*command, *where] for where in start_flags(2)], devices=2, limit_seconds=400, cache=cache
+        [[*command, *where] for where in start_flags(2)], devices=4, limit_seconds=600, cache=cache
     )
     assert first.status == second.status == 0, first.errors + second.errors
     assert "report" in first.output
@@ -57,7 +57,7 @@ def test_run_stopped_on_eight_devices_continues_on_other_machines(experiment, fi
     expected = losses(finished_run[1])
     for name in ("one", "four", "two"):
         shutil.copytree(half_run, tmp_path / name)
-    split = dataclasses.replace(experiment, mesh=MeshShape(fsdp=2, tensor=2))
+    split = dataclasses.replace(experiment, mesh=MeshShape(fsdp=4, tensor=2))
     train_in_two_processes(write_config(split, tmp_path / "config.py"), tmp_path / "two")
     train(experiment, tmp_path / "one", devices=jax.devices()[:1])
     train(experiment, tmp_path / "four", devices=jax.devices()[:4])
