@@ -56,7 +56,8 @@ def main() -> None:
     print(f"accuracy {np.mean(predicted == query_labels):.4f} of {arguments.classes:,} classes")
     sample = rng.choice(arguments.queries, arguments.checked, replace=False)
     print(
-        f"{agreeing(queries[sample], gallery, found.positions[sample]):.4%} of the neighbours of {len(sample)} ", end=""
+        f"{agreeing(queries[sample], gallery, np.asarray(found.positions)[sample]):.4%} of the neighbours of {len(sample)} ",
+        end="",
     )
     print("queries are those of NumPy")
 
