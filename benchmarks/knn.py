@@ -55,11 +55,8 @@ def main() -> None:
     print(f"peak memory {peak_gib():.2f} GiB, of which {before:.2f} GiB before the search: JAX and the embeddings")
     print(f"accuracy {np.mean(predicted == query_labels):.4f} of {arguments.classes:,} classes")
     sample = rng.choice(arguments.queries, arguments.checked, replace=False)
-    print(
-        f"{agreeing(queries[sample], gallery, np.asarray(found.positions)[sample]):.4%} of the neighbours of {len(sample)} ",
-        end="",
-    )
-    print("queries are those of NumPy")
+    share = agreeing(queries[sample], gallery, np.asarray(found.positions)[sample])
+    print(f"{share:.4%} of the neighbours of {len(sample)} queries are those of NumPy")
 
 
 def embeddings(rng: np.random.Generator, centers: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
