@@ -10,7 +10,6 @@ end with the same bytes (of the metrics, all but the measured times).
 import argparse
 import dataclasses
 import json
-import os
 import random
 import signal
 import subprocess
@@ -215,6 +214,7 @@ def survive(cluster: Cluster, *, kill: int, terminate: int, seed: int) -> None:
     cluster.run_to_the_end(left_alone)
     kinds = ["KILL"] * kill + ["TERM"] * terminate
     generator.shuffle(kinds)
+    in_time = dict.fromkeys(kinds, 0)
     for stopped, kind in enumerate(kinds):
         done = last_step(disturbed)
         # Spread over what is left, so that the last one still finds a run to stop. SIGKILL may come at any time;
@@ -230,6 +230,7 @@ def survive(cluster: Cluster, *, kill: int, terminate: int, seed: int) -> None:
         came = (
             cluster.kill_at(disturbed, moment, generator) if kind == "KILL" else cluster.terminate_at(disturbed, moment)
         )
+        in_time[kind] += came
         how = "while a checkpoint is written," if moment.saving else f"{moment.delay_seconds:.2f} s"
         when = f"{how} after {f'step {step}' if step else 'the start'}"
         print(f"{stopped + 1}/{len(kinds)}: {kind} {when}{'' if came else ', too late'}")
@@ -239,7 +240,9 @@ def survive(cluster: Cluster, *, kill: int, terminate: int, seed: int) -> None:
     assert expected.keys() == found.keys()
     different = [path for path in expected if expected[path] != found[path]]
     assert not different, f"{len(different)} arrays differ, such as {different[:3]}"
-    print(f"{len(expected)} arrays and {len(metrics_without_times(disturbed))} lines of metrics are the same")
+    stops = " and ".join(f"{count} {kind}" for kind, count in in_time.items())
+    lines = len(metrics_without_times(disturbed))
+    print(f"after {stops} in time, {len(expected)} arrays and {lines} lines of metrics are the same")
 
 
 def _experiment(data: Path, steps: int) -> Experiment:
@@ -283,7 +286,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    jax.config.update("jax_platforms", "cpu")
     with tempfile.TemporaryDirectory() as folder:
         cluster = Cluster(Path(folder), arguments.processes, arguments.devices, arguments.steps)
         survive(cluster, kill=arguments.kill, terminate=arguments.terminate, seed=arguments.seed)
