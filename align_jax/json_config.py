@@ -161,6 +161,9 @@ class JsonConfig:
 def _coerce(name: str, kind: Any, value: Any) -> Any:
     """JSON knows no tuples and writes 1.0 as 1; everything else must have the type of the field."""
     expected = getattr(kind, "__name__", str(kind))
+    choices = [one for one in get_args(kind) if isinstance(one, type) and issubclass(one, JsonConfig)]
+    if choices and isinstance(value, Mapping):  # towers of different kinds
+        kind = next((one for one in choices if one.model_type == value.get("model_type")), choices[0])
     if NoneType in get_args(kind):  # `int | None`
         if value is None:
             return None

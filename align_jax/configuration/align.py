@@ -6,7 +6,11 @@ from typing import Any, ClassVar, Self
 
 from align_jax.configuration.text import AlignTextConfig
 from align_jax.configuration.vision import AlignVisionConfig
+from align_jax.configuration.vit import ViTConfig
 from align_jax.json_config import NOT_NEGATIVE, POSITIVE, JsonConfig, Limit
+
+ImageTowerConfig = AlignVisionConfig | ViTConfig
+"""The image towers that ALIGN can have."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,6 +18,9 @@ class AlignConfig(JsonConfig):
     """Both towers and the space they share.
 
     Attributes:
+        text_config: of the text tower.
+        vision_config: of the image tower: an EfficientNet or, where its `model_type` is "vit", a Vision Transformer
+            without a classifier, which `transformers` has no class for.
         projection_dim: width D of the shared space.
         temperature_init_value: the temperature at the start of training; logits are cosines divided by it.
         image_projection: a linear layer from the image features to the shared space. The released model has none,
@@ -24,7 +31,7 @@ class AlignConfig(JsonConfig):
     model_type: ClassVar[str] = "align"
 
     text_config: AlignTextConfig = dataclasses.field(default_factory=AlignTextConfig)
-    vision_config: AlignVisionConfig = dataclasses.field(default_factory=AlignVisionConfig)
+    vision_config: ImageTowerConfig = dataclasses.field(default_factory=AlignVisionConfig)
     projection_dim: int = 640
     temperature_init_value: float = 1.0
     initializer_range: float = 0.02
@@ -38,8 +45,10 @@ class AlignConfig(JsonConfig):
     def __post_init__(self) -> None:
         self._check_limits()
         self._require(
-            type(self.vision_config) is AlignVisionConfig,
-            f"vision_config is an {type(self.vision_config).__name__}; an image tower's is an AlignVisionConfig",
+            type(self.vision_config) in (AlignVisionConfig, ViTConfig)
+            and not getattr(self.vision_config, "id2label", ()),
+            f"vision_config is that of a classifier, {type(self.vision_config).__name__}; an image tower's is an "
+            "AlignVisionConfig, or a ViTConfig without id2label",
         )
         width = self.vision_config.feature_size
         self._require(
@@ -57,13 +66,13 @@ class AlignConfig(JsonConfig):
 
     @classmethod
     def from_text_vision_configs(
-        cls, text_config: AlignTextConfig, vision_config: AlignVisionConfig, **overrides: Any
+        cls, text_config: AlignTextConfig, vision_config: ImageTowerConfig, **overrides: Any
     ) -> Self:
         """The class method of `transformers` 4; unlike `of_towers` it adds no image projection of its own accord."""
         return cls(text_config=text_config, vision_config=vision_config, **overrides)
 
     @classmethod
-    def of_towers(cls, vision: AlignVisionConfig, text: AlignTextConfig, **overrides: Any) -> Self:
+    def of_towers(cls, vision: ImageTowerConfig, text: AlignTextConfig, **overrides: Any) -> Self:
         """Any pair of towers (or those given as overrides), with the image projection if their widths need one."""
         values: dict[str, Any] = {"vision_config": vision, "text_config": text, "projection_dim": 640} | overrides
         needed = values["vision_config"].feature_size != values["projection_dim"]

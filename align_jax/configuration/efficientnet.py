@@ -6,11 +6,12 @@ devices: no squeeze-excite, ReLU6, and a stem and a top that do not grow with th
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Self
 
+from align_jax.configuration.labels import ProblemType, label_fields, read_labels
 from align_jax.configuration.vision import EFFICIENTNET_SCALING, AlignVisionConfig, EfficientNetSize, StemPadding
-from align_jax.json_config import RATE, ConfigurationError, Limit
+from align_jax.json_config import RATE, Limit
 
 
 class _Size(NamedTuple):
@@ -30,8 +31,6 @@ _RECIPES: dict[str, tuple[int, float]] = {
 # Lite's multipliers are those of the plain sizes.
 _SIZES = {name: _Size(*EFFICIENTNET_SCALING[name.replace("lite", "b")], *recipe) for name, recipe in _RECIPES.items()}
 
-# What `transformers` takes for the labels of a file that names none.
-_UNNAMED_LABELS = ("LABEL_0", "LABEL_1")
 _TOWER, _CLASSIFIER = "EfficientNetModel", "EfficientNetForImageClassification"
 
 
@@ -49,6 +48,7 @@ class EfficientNetConfig(AlignVisionConfig):
         hidden_dim: width of the top convolution; it follows from `width_coefficient`, and files repeat it.
         dropout_rate: of the pooled features, in front of the classifier.
         id2label: names of the classes, in order. Without any there is no classifier.
+        problem_type: which loss, and which function of the logits, go with the classes; `None` where they tell.
         squeeze_excite: whether every block gates its channels.
         fixed_stem_and_top: keeps stem and top at 32 and 1280 channels in a network of any width, and the first and the
             last stage at their number of blocks in one of any depth.
@@ -63,6 +63,7 @@ class EfficientNetConfig(AlignVisionConfig):
 
     dropout_rate: float = 0.5
     id2label: tuple[str, ...] = ()
+    problem_type: ProblemType | None = None
     squeeze_excite: bool = True
     fixed_stem_and_top: bool = False
     stem_padding: StemPadding = "asymmetric"
@@ -75,6 +76,8 @@ class EfficientNetConfig(AlignVisionConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_choice("stem_padding", StemPadding)
+        if self.problem_type is not None:
+            self._require_choice("problem_type", ProblemType)
         self._require(
             self.hidden_dim == self.top_channels,
             f"hidden_dim is {self.hidden_dim}, but the top convolution is {self.top_channels} wide at "
@@ -112,17 +115,18 @@ class EfficientNetConfig(AlignVisionConfig):
         There is a classifier if `architectures` says so or, where that is left out, if there are labels.
         """
         config = super().from_dict({name: value for name, value in values.items() if name != "id2label"})
-        return dataclasses.replace(config, id2label=_read_labels(values))
+        return dataclasses.replace(config, id2label=read_labels(values, cls.__name__, _CLASSIFIER))
 
     def to_dict(self) -> dict[str, Any]:
         """The object of a `config.json`."""
         values = super().to_dict()
         for name in ("id2label", "squeeze_excite", "fixed_stem_and_top", "stem_padding"):
             del values[name]
+        if self.problem_type is None:
+            del values["problem_type"]
         values |= self.own_fields | {"architectures": [_CLASSIFIER if self.id2label else _TOWER]}
         if self.id2label:
-            values["id2label"] = {str(index): label for index, label in enumerate(self.id2label)}
-            values["label2id"] = {label: index for index, label in enumerate(self.id2label)}
+            values |= label_fields(self.id2label)
         return values
 
     @classmethod
@@ -219,11 +223,6 @@ class EfficientNetConfig(AlignVisionConfig):
         return super().tiny(**({"width_coefficient": 0.25, "hidden_dim": 320} | overrides))
 
 
-def numbered_labels(count: int) -> tuple[str, ...]:
-    """The names that `transformers` gives to classes without one, such as LABEL_0."""
-    return tuple(f"LABEL_{index}" for index in range(count))
-
-
 def _odd_blocks(config: AlignVisionConfig) -> tuple[int, ...]:
     """Indices of the stride-2 blocks whose input has an odd side, which SAME pads alike on both sides."""
     side, block, found = (config.image_size + (config.stem_padding == "symmetric")) // 2, 0, []
@@ -234,33 +233,3 @@ def _odd_blocks(config: AlignVisionConfig) -> tuple[int, ...]:
             side = (side + 1) // 2
         block += repeats
     return tuple(found)
-
-
-def _read_labels(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the classes, in order; none without a classifier."""
-    architectures, labels = values.get("architectures"), values.get("id2label")
-    if architectures is not None and not isinstance(architectures, Sequence):
-        raise ConfigurationError(f"EfficientNetConfig.architectures is {architectures!r}, which is not a list of names")
-    if architectures and _CLASSIFIER not in architectures:
-        return ()
-    count = values.get("num_labels")
-    if count is not None and (type(count) is not int or count < 0):
-        raise ConfigurationError(f"EfficientNetConfig.num_labels is {count!r}, which is not a number of classes")
-    if labels is None:
-        labels = dict(enumerate(numbered_labels(len(_UNNAMED_LABELS) if count is None else count)))
-    if not isinstance(labels, Mapping):
-        raise ConfigurationError(f"EfficientNetConfig.id2label is {labels!r}, which is not a JSON object")
-    if count not in (None, len(labels)):
-        raise ConfigurationError(
-            f"EfficientNetConfig.num_labels is {count}, but id2label has {len(labels)} classes; remove one of them"
-        )
-    by_index = {str(index): label for index, label in labels.items()}
-    missing = [index for index in map(str, range(len(labels))) if not isinstance(by_index.get(index), str)]
-    if missing:
-        raise ConfigurationError(
-            f"EfficientNetConfig.id2label has no name for class {missing[0]}; it must name all of its {len(labels)} "
-            "classes, counted from 0"
-        )
-    names = tuple(by_index[str(index)] for index in range(len(labels)))
-    # Without `architectures`, the two names that every configuration of `transformers` has speak of no classifier.
-    return () if not architectures and names == _UNNAMED_LABELS else names

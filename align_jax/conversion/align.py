@@ -1,7 +1,8 @@
 """The whole model's weights: names of `transformers`' `AlignModel` and ours.
 
 The linear layer after the image tower, which every pair of towers but the released one needs, has no counterpart there;
-it is written as `image_projection.weight` and `image_projection.bias`.
+it is written as `image_projection.weight` and `image_projection.bias`. Nor has a Vision Transformer as image tower; its
+names are those of `ViTModel` behind `vision_model.`.
 """
 
 from typing import Any
@@ -11,22 +12,24 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from align_jax.configuration import AlignConfig
-from align_jax.conversion import bert, efficientnet
+from align_jax.conversion import bert, efficientnet, vit
 from align_jax.conversion.rules import Rule, RuleTable, TrainingOnly
 from align_jax.models.align import Align
 
 _IMAGE = efficientnet.TABLE.prefixed("vision_model.", "image/")
+_PATCHES = vit.TABLE.prefixed("vision_model.", "image/")
 _TEXT = bert.TABLE.prefixed("text_model.", "text/")
 
 TABLE = RuleTable(
     rules=(
         *_IMAGE.rules,
+        *_PATCHES.rules,
         *bert.linear("image_projection", "image_projection"),
         *_TEXT.rules,
         *bert.linear("text_projection", "text_projection"),
         Rule("temperature", "params/temperature"),
     ),
-    ignored=_IMAGE.ignored + _TEXT.ignored,
+    ignored=_IMAGE.ignored + _PATCHES.ignored + _TEXT.ignored,
     optional_prefix="align.",
     training_only=(
         TrainingOnly("params/logit_bias", "added to all logits in the sigmoid loss; no ranking and no softmax changes"),

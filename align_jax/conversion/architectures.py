@@ -3,8 +3,15 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig, BertConfig, EfficientNetConfig
-from align_jax.conversion import align, bert, efficientnet
+from align_jax.configuration import (
+    AlignConfig,
+    AlignTextConfig,
+    AlignVisionConfig,
+    BertConfig,
+    EfficientNetConfig,
+    ViTConfig,
+)
+from align_jax.conversion import align, bert, efficientnet, vit
 from align_jax.conversion.rules import RuleTable
 from align_jax.json_config import ConfigurationError, JsonConfig
 
@@ -28,6 +35,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "efficientnet": Architecture(
         EfficientNetConfig, efficientnet.EFFICIENTNET_TABLE, efficientnet.abstract_variables, "EfficientNetModel"
     ),
+    "vit": Architecture(ViTConfig, vit.VIT_TABLE, vit.abstract_variables, "ViTModel"),
 }
 
 

@@ -31,7 +31,7 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
 _TEXT_MODELS = ("align", "align_text_model", "bert")
-_IMAGE_MODELS = ("align", "align_vision_model", "efficientnet")
+_IMAGE_MODELS = ("align", "align_vision_model", "efficientnet", "vit")
 
 
 class DisagreementError(RuntimeError):

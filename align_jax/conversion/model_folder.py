@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from align_jax.checkpoints import Checkpoints, Weights, restore_variables, save_variables
-from align_jax.configuration import AlignConfig, EfficientNetConfig
+from align_jax.configuration import AlignConfig, EfficientNetConfig, ViTConfig
 from align_jax.conversion.architectures import Architecture, architecture_of
 from align_jax.conversion.readers.tensorflow import TensorflowCheckpoint
 from align_jax.conversion.rules import RuleTable, check_variables, from_flax, ignored_reason, of_model, to_flax
@@ -276,9 +276,13 @@ def require_in_transformers(config: JsonConfig) -> None:
             "transformers' AlignModel has no image projection and would compute other embeddings from these weights; "
             f"keep our own form, or train with projection_dim {config.vision_config.feature_size}"
         )
-    if isinstance(config, EfficientNetConfig) and config.own_fields:
+    if isinstance(config, AlignConfig) and isinstance(config.vision_config, ViTConfig):
         raise ConfigurationError(
-            f"transformers' EfficientNet does not know {', '.join(config.own_fields)} and would compute another "
+            "transformers' AlignModel has no Vision Transformer as its image tower; keep our own form"
+        )
+    if isinstance(config, EfficientNetConfig | ViTConfig) and config.own_fields:
+        raise ConfigurationError(
+            f"transformers' {config.model_type} does not know {', '.join(config.own_fields)} and would compute another "
             "network; keep our own form"
         )
 

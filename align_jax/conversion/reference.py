@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from align_jax.configuration import AlignConfig, AlignTextConfig, EfficientNetConfig
+from align_jax.configuration import AlignConfig, AlignTextConfig, EfficientNetConfig, ViTConfig
 from align_jax.conversion.architectures import architecture_of
 from align_jax.conversion.rules import ignored_reason
+from align_jax.conversion.vit import release_5_name
 from align_jax.json_config import JsonConfig
 
 
@@ -68,16 +69,21 @@ def _require_same_model(config: JsonConfig) -> None:
         raise VerificationError(
             "a model with an image projection cannot be verified, because transformers has none; verify its towers"
         )
+    if isinstance(config, AlignConfig) and isinstance(config.vision_config, ViTConfig):
+        raise VerificationError(
+            "a model with a Vision Transformer as image tower cannot be verified, because transformers has none; "
+            "verify its towers"
+        )
     for tower in _towers(config):
         if isinstance(tower, AlignTextConfig) and tower.position_embedding_type != "absolute":
             raise VerificationError(
                 f"position_embedding_type {tower.position_embedding_type!r} cannot be verified, because transformers 5 "
                 "has dropped it and would compute absolute positions; only 'absolute' can be compared"
             )
-    if isinstance(config, EfficientNetConfig) and config.own_fields:
+    if isinstance(config, EfficientNetConfig | ViTConfig) and config.own_fields:
         values = ", ".join(f"{name} {value!r}" for name, value in config.own_fields.items())
         raise VerificationError(
-            f"{values} cannot be verified, because transformers does not know it and would compute plain EfficientNet; "
+            f"{values} cannot be verified, because transformers does not know it and would compute another network; "
             "compare with the published predictions instead"
         )
 
@@ -95,7 +101,8 @@ def _load(config: JsonConfig, tensors: Mapping[str, Any], torch: ModuleType) -> 
                 f"hidden_act {tower.hidden_act!r} cannot be verified; transformers does not know it"
             )
     # The other forms of attention keep its weights to themselves.
-    model = build(build.config_class.from_dict(values, attn_implementation="eager"))
+    without = {"add_pooling_layer": False} if isinstance(config, ViTConfig) and _is_bare(config) else {}
+    model = build(build.config_class.from_dict(values, attn_implementation="eager"), **without)
     expected = model.state_dict().keys()
     weights = {}
     for given in tensors:
@@ -111,6 +118,11 @@ def _load(config: JsonConfig, tensors: Mapping[str, Any], torch: ModuleType) -> 
     return model.eval()
 
 
+def _is_bare(config: ViTConfig) -> bool:
+    """Whether it is a tower without the layer that `transformers` builds unless it is told not to."""
+    return not config.id2label and config.representation_size is None
+
+
 def _towers(config: Any) -> tuple[Any, ...]:
     return (config.vision_config, config.text_config) if isinstance(config, AlignConfig) else (config,)
 
@@ -119,7 +131,10 @@ def _known_name(name: str, prefix: str, expected: Any) -> str:
     """What the model calls a tensor: files may have, or lack, the name of the model in front."""
     # The first BERT files keep the names that TensorFlow gave these two.
     name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-    return next((form for form in (name, name.removeprefix(prefix), prefix + name) if form in expected), name)
+    forms = (
+        form for known in (name, release_5_name(name)) for form in (known, known.removeprefix(prefix), prefix + known)
+    )
+    return next((form for form in forms if form in expected), name)
 
 
 def _layers(config: JsonConfig, model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -129,6 +144,8 @@ def _layers(config: JsonConfig, model: Any, arguments: dict[str, Any]) -> dict[s
         return _text_layers(model(**arguments))
     if isinstance(config, EfficientNetConfig):
         return _efficientnet_layers(config, model, arguments)
+    if isinstance(config, ViTConfig):
+        return _vit_layers(config, model, arguments)
     return _image_layers(model(**arguments))
 
 
@@ -169,6 +186,22 @@ def _efficientnet_layers(config: EfficientNetConfig, model: Any, arguments: dict
     tower.register_forward_hook(lambda module, inputs, output: towers.append(output))
     outputs = model(**arguments)
     layers = _image_layers(towers[0]) | {"image top": towers[0].last_hidden_state.permute(0, 2, 3, 1)}
+    return layers | ({"class logits": outputs.logits} if config.id2label else {})
+
+
+def _vit_layers(config: ViTConfig, model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The tower, and the classifier where there is one."""
+    towers = []
+    tower = model.vit if config.id2label else model
+    tower.register_forward_hook(lambda module, inputs, output: towers.append(output))
+    outputs = model(**arguments, output_attentions=True)
+    embeddings, *states = outputs.hidden_states
+    layers = {"image embeddings": embeddings}
+    for index, (state, attention) in enumerate(zip(states, outputs.attentions, strict=True)):
+        layers |= {f"image attention {index}": attention, f"image layer {index}": state}
+    layers["image norm"] = towers[0].last_hidden_state
+    if config.representation_size is not None:
+        layers["image representation"] = towers[0].pooler_output
     return layers | ({"class logits": outputs.logits} if config.id2label else {})
 
 

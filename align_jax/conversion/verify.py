@@ -1,8 +1,8 @@
 """Proof that converted weights compute what they did: our model beside that of `transformers`, layer by layer.
 
 Both get the same fixed images and texts, in float32 on the CPU, and every layer's output is compared: stem, blocks and
-pooled features of the image tower; embeddings, layers, attentions and pooler of the text tower; projections, embeddings
-and logits.
+pooled features of the image tower, or embeddings, layers and attentions of a Vision Transformer; embeddings, layers,
+attentions and pooler of the text tower; projections, embeddings and logits.
 """
 
 import dataclasses
@@ -15,12 +15,14 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig, EfficientNetConfig
+from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig, EfficientNetConfig, ViTConfig
 from align_jax.conversion.reference import Inputs, VerificationError, run_reference
 from align_jax.json_config import JsonConfig
 from align_jax.models.align import Align, unit_length_at_any_scale
 from align_jax.models.bert import Bert, TextFeatures
 from align_jax.models.efficientnet import EfficientNet, ImageFeatures
+from align_jax.models.image_tower import TowerFeatures
+from align_jax.models.vit import PatchFeatures, ViT
 
 __all__ = ["TOLERANCE", "LayerDifference", "VerificationError", "compare_layers", "format_table"]
 
@@ -100,12 +102,12 @@ def fixed_inputs(config: JsonConfig) -> Inputs:
     vision = config.vision_config if isinstance(config, AlignConfig) else config
     text = config.text_config if isinstance(config, AlignConfig) else config
     return Inputs(
-        _images(vision) if isinstance(vision, AlignVisionConfig) else None,
+        _images(vision) if isinstance(vision, AlignVisionConfig | ViTConfig) else None,
         _texts(text) if isinstance(text, AlignTextConfig) else None,
     )
 
 
-def _images(config: AlignVisionConfig) -> Float[np.ndarray, "2 H W 3"]:
+def _images(config: AlignVisionConfig | ViTConfig) -> Float[np.ndarray, "2 H W 3"]:
     """One image of independent pixels and one of 16 px squares, since pooling averages fine noise away."""
     rng = np.random.default_rng(0)
     size, squares = config.image_size, config.image_size // 16 + 1
@@ -141,6 +143,8 @@ def _model(config: JsonConfig) -> tuple[nn.Module, Callable[..., Layers]]:
         return EfficientNet(config), lambda model, images, _: _efficientnet_layers(model(images))
     if isinstance(config, AlignVisionConfig):
         return EfficientNet(config), lambda model, images, _: _image_layers(model(images))
+    if isinstance(config, ViTConfig):
+        return ViT(config), lambda model, images, _: _vit_layers(config, model(images))
     raise VerificationError(f"a model of type {config.model_type!r} cannot be verified; ALIGN and its towers can")
 
 
@@ -167,7 +171,18 @@ def _efficientnet_layers(features: ImageFeatures) -> Layers:
     return layers if features.logits is None else layers | {"class logits": features.logits}
 
 
-def _image_layers(features: ImageFeatures) -> Layers:
+def _vit_layers(config: ViTConfig, features: PatchFeatures) -> Layers:
+    embeddings, *states = features.hidden_states
+    layers = {"image embeddings": embeddings}
+    for index, (state, attention) in enumerate(zip(states, features.attentions, strict=True)):
+        layers |= {f"image attention {index}": attention, f"image layer {index}": state}
+    layers["image norm"] = features.last_hidden_state
+    if config.representation_size is not None:
+        layers["image representation"] = features.pooled
+    return layers if features.logits is None else layers | {"class logits": features.logits}
+
+
+def _image_layers(features: TowerFeatures) -> Layers:
     stem, *blocks = features.hidden_states
     return {
         "image stem": stem,

@@ -14,13 +14,14 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
+from align_jax.configuration import ViTConfig
 from align_jax.conversion.architectures import architecture_of
 from align_jax.data.loader import EvaluationBatch
 from align_jax.data.text import Tokenizer
 from align_jax.inference.folding import fold_batch_norm
 from align_jax.inference.lanes import Lanes, cached_rows, lane_count
 from align_jax.models.align import Align, scale_pixels, unit_length
-from align_jax.models.efficientnet import largest_map
+from align_jax.models.image_tower import largest_map
 from align_jax.parallel.mesh import batch_sharding, check_batch_size, place_batch, replicated
 
 Variables = Any
@@ -170,7 +171,9 @@ def text_embeddings(
 
 def inference_variables(model: Align, variables: Any) -> Variables:
     """A model's variables as the two functions above take them: folded in float32, then in the model's types."""
-    fold = partial(fold_batch_norm, epsilon=model.config.vision_config.batch_norm_eps)
+    vision = model.config.vision_config
+    # A Vision Transformer has no batch norm: nothing is folded then.
+    fold = partial(fold_batch_norm, epsilon=0.0 if isinstance(vision, ViTConfig) else vision.batch_norm_eps)
     types = jax.eval_shape(fold, architecture_of("align").abstract_variables(model.config, model.param_dtype))
     return jax.tree.map(lambda leaf, target: leaf.astype(target.dtype), fold(variables), types)
 

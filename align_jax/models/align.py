@@ -10,9 +10,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt8
 
 from align_jax.configuration import AlignConfig
-from align_jax.models import bert, efficientnet
+from align_jax.models import bert, image_tower
 from align_jax.models.bert import Bert, TextFeatures
-from align_jax.models.efficientnet import EfficientNet, ImageFeatures
+from align_jax.models.image_tower import TowerFeatures
 from align_jax.models.rematerialization import check_parts, parts_below
 
 
@@ -49,9 +49,9 @@ class Align(nn.Module):
         config, types = self.config, {"dtype": self.dtype, "param_dtype": self.param_dtype}
         check_parts(self.rematerialize, rematerializable_parts(config))
         image_parts, text_parts = (parts_below(tower, self.rematerialize) for tower in ("image", "text"))
-        self.image = EfficientNet(
-            config.vision_config, self.batch_norm_group_size, rematerialize=image_parts, batch_norm=self.batch_norm,
-            **types,
+        self.image = image_tower.image_tower(
+            config.vision_config, batch_norm_group_size=self.batch_norm_group_size, batch_norm=self.batch_norm,
+            rematerialize=image_parts, types=types,
         )  # fmt: skip
         self.text = Bert(config.text_config, rematerialize=text_parts, **types)
         # Glorot uniform, as in the released training and in `transformers`.
@@ -102,7 +102,7 @@ class Align(nn.Module):
         images: UInt8[Array | np.ndarray, "B H W 3"] | Float[Array | np.ndarray, "B H W 3"],
         *,
         train: bool = False,
-    ) -> tuple[Float[Array, "B D"], ImageFeatures]:
+    ) -> tuple[Float[Array, "B D"], TowerFeatures]:
         """Float32 embeddings, not normalised, and what the tower computed on the way."""
         features = self.image(scale_pixels(images), train=train)
         if not self.config.image_projection:
@@ -133,8 +133,8 @@ class Align(nn.Module):
 
 
 def rematerializable_parts(config: AlignConfig) -> tuple[str, ...]:
-    """What `Align.rematerialize` can name: `image/stem`, `image/stage_1`, …, `text/layers`."""
-    image, text = efficientnet.rematerializable_parts(config.vision_config), bert.REMATERIALIZABLE_PARTS
+    """What `Align.rematerialize` can name: `image/stem`, `image/stage_1`, … or `image/layers`, and `text/layers`."""
+    image, text = image_tower.rematerializable_parts(config.vision_config), bert.REMATERIALIZABLE_PARTS
     return (*(f"image/{part}" for part in image), *(f"text/{part}" for part in text))
 
 

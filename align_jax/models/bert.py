@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from align_jax.configuration import AlignTextConfig
+from align_jax.configuration import AlignTextConfig, ViTConfig
 from align_jax.models.activations import activation
 from align_jax.models.rematerialization import check_parts, rematerialized
 
@@ -79,7 +79,7 @@ class Bert(nn.Module):
         config, init = self.config, nn.initializers.normal(self.config.initializer_range)
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         check_parts(self.rematerialize, REMATERIALIZABLE_PARTS)
-        head_masks = _head_masks(head_mask, config)
+        head_masks = heads_of_layers(head_mask, config)
         layers = Layers(
             dense=partial(nn.Dense, kernel_init=init, **types),
             embed=partial(nn.Embed, embedding_init=init, **types),
@@ -261,10 +261,15 @@ def distance_embeddings(table: Float[Array, "R F"], length: int) -> Float[Array,
     return moved.reshape(length, 2 * length - 1, table.shape[1])[:, :length]
 
 
-def _head_masks(
-    head_mask: Float[Array | np.ndarray, "heads"] | Float[Array | np.ndarray, "L heads"] | None, config: AlignTextConfig
+def heads_of_layers(
+    head_mask: Float[Array | np.ndarray, "heads"] | Float[Array | np.ndarray, "L heads"] | None,
+    config: AlignTextConfig | ViTConfig,
 ) -> list[Float[Array | np.ndarray, "heads"] | None]:
-    """The factors of the heads for each layer."""
+    """The factors of the heads for each layer.
+
+    Raises:
+        ValueError: if they do not fit the heads.
+    """
     depth, heads = config.num_hidden_layers, config.num_attention_heads
     if head_mask is None:
         return [None] * depth

@@ -13,7 +13,7 @@ import cattrs
 from cattrs.preconf.json import make_converter
 from cattrs.strategies import configure_tagged_union
 
-from align_jax.configuration import ConfigurationError
+from align_jax.configuration import AlignVisionConfig, ConfigurationError, ImageTowerConfig
 from align_jax.data.pairs import PairData
 from align_jax.files import replace_file
 from align_jax.parallel.mesh import MeshShape
@@ -101,4 +101,6 @@ class Experiment:
 def _converter() -> cattrs.Converter:
     converter = make_converter(forbid_extra_keys=True)
     configure_tagged_union(Lamb | AdamW, converter, tag_name="kind")
+    # Files from before there was a choice name no kind.
+    configure_tagged_union(ImageTowerConfig, converter, tag_name="kind", default=AlignVisionConfig)
     return converter

@@ -8,7 +8,7 @@ too: it is what the model needs, so that a utilisation computed from it cannot b
 
 from typing import NamedTuple
 
-from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig
+from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig, ViTConfig
 from align_jax.models.efficientnet import block_specs
 from align_jax.models.efficientnet_blocks import BlockSpec
 from align_jax.training.experiment import Experiment
@@ -28,8 +28,8 @@ def training_flops_per_pair(experiment: Experiment) -> float:
     """FLOPs of forward and backward pass for one pair of the global batch."""
     model, text_length = experiment.task.model, experiment.data.text_length
     forward = forward_flops_per_pair(model, text_length=text_length, batch_size=experiment.batch_size)
-    # The gradient of a product is two products of the same size; the stem's input, the images, has none.
-    return 3 * forward - part_costs(model, text_length)["image/stem"].forward_flops
+    # The gradient of a product is two products of the same size; the input of the first layer, the images, has none.
+    return 3 * forward - _first_layer_flops(model)
 
 
 def forward_flops_per_pair(model: AlignConfig, *, text_length: int, batch_size: int) -> float:
@@ -46,12 +46,17 @@ def forward_flops_per_pair(model: AlignConfig, *, text_length: int, batch_size: 
         projections += 2 * model.vision_config.feature_size * width
     comparisons = 2 * 2 * batch_size * width
     towers = sum(cost.forward_flops for cost in part_costs(model, text_length).values())
+    if isinstance(model.vision_config, ViTConfig):  # what lies before and behind its layers
+        towers += _patch_flops(model.vision_config) + _representation_flops(model.vision_config)
     return towers + projections + comparisons
 
 
 def part_costs(model: AlignConfig, text_length: int) -> dict[str, Cost]:
     """The cost of every part that can be rematerialised, in the order of `rematerializable_parts`."""
-    return {**_image_parts(model.vision_config), "text/layers": _text_layers(model.text_config, text_length)}
+    vision, text = model.vision_config, _text_layers(model.text_config, text_length)
+    if isinstance(vision, ViTConfig):
+        return {"image/layers": _patch_layers(vision), "text/layers": text}
+    return {**_image_parts(vision), "text/layers": text}
 
 
 def recomputed_flops_per_pair(experiment: Experiment) -> float:
@@ -88,9 +93,31 @@ def _block(spec: BlockSpec, side: int) -> tuple[Cost, int]:
     return Cost(flops, activations + spec.out_channels * new_positions), new_side
 
 
+def _first_layer_flops(model: AlignConfig) -> float:
+    vision = model.vision_config
+    return _patch_flops(vision) if isinstance(vision, ViTConfig) else _image_parts(vision)["image/stem"].forward_flops
+
+
+def _patch_flops(config: ViTConfig) -> float:
+    return 2 * config.grid_side**2 * config.patch_size**2 * config.num_channels * config.hidden_size
+
+
+def _representation_flops(config: ViTConfig) -> float:
+    return 2 * config.hidden_size * (config.representation_size or 0)
+
+
+def _patch_layers(config: ViTConfig) -> Cost:
+    return _transformer_layers(config, 1 + config.grid_side**2, 2)
+
+
 def _text_layers(config: AlignTextConfig, length: int) -> Cost:
-    width, hidden = config.hidden_size, config.intermediate_size
     products = {"absolute": 2, "relative_key": 3, "relative_key_query": 4}[config.position_embedding_type]
+    return _transformer_layers(config, length, products)
+
+
+def _transformer_layers(config: AlignTextConfig | ViTConfig, length: int, products: int) -> Cost:
+    """Layers of attention, with some products of every two tokens, and of the two products behind it."""
+    width, hidden = config.hidden_size, config.intermediate_size
     flops = 2 * length * (4 * width**2 + 2 * width * hidden) + 2 * products * length**2 * width
     activations = length * (7 * width + 2 * hidden) + 2 * config.num_attention_heads * length**2
     return Cost(config.num_hidden_layers * flops, config.num_hidden_layers * activations)

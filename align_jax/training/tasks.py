@@ -40,7 +40,8 @@ class Contrastive:
         batch_norm_group_size: examples that share batch-norm statistics; the whole batch when absent.
         temperature_floor: the temperature is set back to this where a step takes it lower; no floor when absent.
         rematerialize: parts of the towers that keep only the input of each block for the gradient and compute the rest
-            again: some of `image/stem`, `image/stage_1`, …, `text/layers`. Less memory, more FLOPs, the same numbers.
+            again: some of `image/stem`, `image/stage_1`, … (or `image/layers`), `text/layers`. Less memory, more FLOPs,
+            the same numbers.
         dtype: of the computation inside the towers; bfloat16 for TPU and GPU, float32 for CPU.
 
     Raises:
@@ -116,7 +117,7 @@ class Contrastive:
                 rngs={"dropout": key},
                 mutable=["batch_stats"],
             )
-            return (embeddings.image, embeddings.text), moved["batch_stats"]
+            return (embeddings.image, embeddings.text), moved.get("batch_stats", {})  # only batch norm has any
 
         (image, text), batch_stats = in_micro_batches(embed, batch, key, count=self.accumulation, mesh=mesh)
         scalars = {name: params[name] for name in ("temperature", "logit_bias") if name in params}

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from align_jax.configuration import AlignVisionConfig, ConfigurationError, EfficientNetConfig
-from align_jax.configuration.efficientnet import numbered_labels
+from align_jax.configuration.labels import numbered_labels
 from align_jax.conversion.efficientnet import abstract_variables
 from align_jax.parallel.sharding import parameter_count
 

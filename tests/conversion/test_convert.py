@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from align_jax.cli import main
 from align_jax.configuration import AlignConfig, AlignTextConfig, EfficientNetConfig
-from align_jax.configuration.efficientnet import numbered_labels
+from align_jax.configuration.labels import numbered_labels
 from align_jax.conversion.model_folder import read_model, write_flax, write_hf
 from align_jax.data.text import train_vocabulary
 from align_jax.inference.initialization import random_variables

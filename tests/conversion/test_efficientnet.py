@@ -8,7 +8,7 @@ import pytest
 import transformers
 
 from align_jax.configuration import AlignVisionConfig, BertConfig, EfficientNetConfig
-from align_jax.configuration.efficientnet import numbered_labels
+from align_jax.configuration.labels import numbered_labels
 from align_jax.conversion.architectures import ARCHITECTURES
 from align_jax.conversion.efficientnet import EFFICIENTNET_TABLE, TABLE, abstract_variables
 from align_jax.conversion.rules import ConversionError, from_flax, ignored_reason, to_flax

@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from align_jax import pipeline
 from align_jax.configuration import EfficientNetConfig
-from align_jax.configuration.efficientnet import numbered_labels
+from align_jax.configuration.labels import numbered_labels
 from align_jax.conversion.efficientnet import EFFICIENTNET_TABLE, abstract_variables
+from align_jax.conversion.model_folder import write_flax
 from align_jax.conversion.rules import from_flax, to_flax
 from align_jax.conversion.sources import open_source
+from align_jax.data.preprocessing import Preprocessing
 from align_jax.models.efficientnet import EfficientNet
 
 CONFIG = EfficientNetConfig.lite0(id2label=numbered_labels(1000))
@@ -119,3 +122,17 @@ def test_logits_equal_those_of_the_published_implementation(name: str, logits: d
     expected = PUBLISHED[name].largest | PUBLISHED[name].others
     found = logits[name][list(expected)]
     np.testing.assert_allclose(found, list(expected.values()), rtol=0, atol=1e-5 * max(expected.values()))
+
+
+def test_pipeline_classifies_photo_files(variables: dict[str, Any], tmp_path: Path) -> None:
+    """With square resizing, the only one that the settings of `transformers` know; the classes stay."""
+    write_flax(CONFIG, variables, tmp_path)
+    scaling = {"rescale_factor": 1 / 255, "image_mean": 3 * (127 / 255,), "image_std": 3 * (128 / 255,)}
+    Preprocessing(
+        "hf", 256, 224, resample=Image.Resampling.BICUBIC, rescale_offset=False, do_normalize=True, **scaling
+    ).to_folder(tmp_path)
+    photos = folder_of("skimage", "scikit-image") / "data"
+    cat, coffee = pipeline("image-classification", model=tmp_path)([str(photos / name) for name in PUBLISHED], top_k=3)
+    assert {CONFIG.id2label.index(each["label"]) for each in cat} == CATS
+    assert sum(each["score"] for each in cat) > 0.9
+    assert CONFIG.id2label.index(coffee[0]["label"]) == ESPRESSO

@@ -39,7 +39,7 @@ def reference_model(config: JsonConfig, images: np.ndarray | None = None, seed: 
             elif parameter.ndim == 1:
                 parameter.uniform_(0.5, 1.5, generator=generator)
             elif parameter.ndim > 1:
-                fan_in = 1 if "_embeddings" in name else math.prod(parameter.shape[1:])
+                fan_in = 1 if re.search("_embeddings(.weight)?$", name) else math.prod(parameter.shape[1:])
                 parameter.normal_(0.0, fan_in**-0.5, generator=generator)
             else:
                 parameter.fill_(0.7)  # the temperature

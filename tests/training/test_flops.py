@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig
+from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig, ViTConfig
 from align_jax.models.align import Align, rematerializable_parts
 from align_jax.training.flops import (
     forward_flops_per_pair,
@@ -35,6 +35,17 @@ def test_both_towers_cost_what_xla_counts():
     variables = jax.eval_shape(model.init, jax.random.key(0), images, ids)
     counted = forward_flops_per_pair(WIDE, text_length=LENGTH, batch_size=0)
     pooler = 2 * 512 * 512  # computed here, but no part of a training step
+    assert counted == pytest.approx(xla_flops(model.apply, variables, images, ids) - pooler, rel=0.03)
+
+
+def test_a_vision_transformer_costs_what_xla_counts():
+    vision = ViTConfig.tiny(hidden_size=512, intermediate_size=2048, representation_size=256)
+    config = AlignConfig.of_towers(vision, WIDE.text_config, projection_dim=512)
+    model = Align(config)
+    images, ids = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32), jax.ShapeDtypeStruct((1, LENGTH), jnp.int32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images, ids)
+    counted = forward_flops_per_pair(config, text_length=LENGTH, batch_size=0)
+    pooler = 2 * 512 * 512
     assert counted == pytest.approx(xla_flops(model.apply, variables, images, ids) - pooler, rel=0.03)
 
 
@@ -70,7 +81,8 @@ def test_b7_base_by_hand():
 
 
 def test_every_part_that_can_be_rematerialised_has_a_cost(experiment):
-    for model in (AlignConfig.tiny(), AlignConfig.b7_base()):
+    patches = AlignConfig.of_towers(ViTConfig.base(), AlignTextConfig.base())
+    for model in (AlignConfig.tiny(), AlignConfig.b7_base(), patches):
         assert tuple(part_costs(model, 8)) == rematerializable_parts(model)
     assert recomputed_flops_per_pair(experiment) == 0
     parts = ("image/stage_1", "text/layers")
