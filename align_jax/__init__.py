@@ -4,7 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig
+    from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig, EfficientNetConfig, ViTConfig
+    from align_jax.inference.classifier_facade import EfficientNetForImageClassification, ViTForImageClassification
     from align_jax.inference.facade import AlignModel, AlignTextModel, AlignVisionModel
     from align_jax.inference.model_folder import load_model
     from align_jax.inference.pipelines.pipeline import pipeline
@@ -20,13 +21,18 @@ _HOMES = {
     "AlignTextModel": "align_jax.inference.facade",
     "AlignVisionConfig": "align_jax.configuration",
     "AlignVisionModel": "align_jax.inference.facade",
+    "EfficientNetConfig": "align_jax.configuration",
+    "EfficientNetForImageClassification": "align_jax.inference.classifier_facade",
+    "ViTConfig": "align_jax.configuration",
+    "ViTForImageClassification": "align_jax.inference.classifier_facade",
     "load_model": "align_jax.inference.model_folder",
     "pipeline": "align_jax.inference.pipelines.pipeline",
 }
 
 __all__ = [
     "Align", "AlignConfig", "AlignModel", "AlignProcessor", "AlignTextConfig", "AlignTextModel", "AlignVisionConfig",
-    "AlignVisionModel", "load_model", "pipeline",
+    "AlignVisionModel", "EfficientNetConfig", "EfficientNetForImageClassification", "ViTConfig",
+    "ViTForImageClassification", "load_model", "pipeline",
 ]  # fmt: skip
 
 

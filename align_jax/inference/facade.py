@@ -18,7 +18,7 @@ from align_jax.inference.model_inputs import check_pairs, read_images, read_text
 from align_jax.inference.outputs import (
     AlignOutput,
     BaseModelOutputWithPoolingAndCrossAttentions,
-    BaseModelOutputWithPoolingAndNoAttention,
+    ModelOutput,
 )
 from align_jax.inference.pretrained import PretrainedModel
 from align_jax.inference.torch_tensors import like_the_inputs
@@ -183,7 +183,7 @@ class AlignVisionModel(PretrainedModel[AlignVisionConfig, EfficientNet]):
 
     def __call__(
         self, pixel_values: Arrays = None, output_hidden_states: bool | None = None, return_dict: bool | None = None
-    ) -> BaseModelOutputWithPoolingAndNoAttention | tuple[Any, ...]:
+    ) -> ModelOutput | tuple[Any, ...]:
         """Encodes images; arguments as for `AlignModel`."""
         images = read_images(pixel_values, self.config)
         wanted = Wanted(hidden_states=bool(output_hidden_states))

@@ -10,17 +10,24 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
+from align_jax.configuration.labels import ProblemType
+from align_jax.inference.model_inputs import problem_type
 from align_jax.inference.outputs import (
     AlignOutput,
+    BaseModelOutputWithPooling,
     BaseModelOutputWithPoolingAndCrossAttentions,
     BaseModelOutputWithPoolingAndNoAttention,
+    ImageClassifierOutput,
+    ImageClassifierOutputWithNoAttention,
 )
 from align_jax.losses import contrastive_loss
+from align_jax.losses.classification import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
 from align_jax.models.align import Align, unit_length_at_any_scale
 from align_jax.models.bert import Bert, TextFeatures
 from align_jax.models.efficientnet import EfficientNet, ImageFeatures
+from align_jax.models.vit import PatchFeatures, ViT
 
 
 class Wanted(NamedTuple):
@@ -88,11 +95,51 @@ def run_text_tower(
 @partial(jax.jit, static_argnums=(0, 3))
 def run_image_tower(
     module: EfficientNet, variables: Any, images: Float[Array, "B 3 H W"], wanted: Wanted
-) -> BaseModelOutputWithPoolingAndNoAttention:
+) -> BaseModelOutputWithPoolingAndNoAttention | BaseModelOutputWithPooling:
     """The image tower alone."""
     with _full_precision():
         features: Any = module.apply(variables, _channels_last(images))
     return _image_output(features, wanted)
+
+
+@partial(jax.jit, static_argnums=(0, 5))
+def run_vit_classifier(
+    module: ViT, variables: Any, images: Float[Array, "B 3 H W"], options: dict[str, Any], targets: Any, wanted: Wanted
+) -> ImageClassifierOutput:
+    """A Vision Transformer with its classifier, and the loss if there are targets."""
+    with _full_precision():
+        features: Any = module.apply(variables, _channels_last(images), **options)
+    return ImageClassifierOutput(
+        loss=_classification_loss(module.config.problem_type, features.logits, targets) if wanted.loss else None,
+        logits=features.logits,
+        hidden_states=features.hidden_states if wanted.hidden_states else None,
+        attentions=features.attentions if wanted.attentions else None,
+    )
+
+
+@partial(jax.jit, static_argnums=(0, 4))
+def run_efficientnet_classifier(
+    module: EfficientNet, variables: Any, images: Float[Array, "B 3 H W"], targets: Any, wanted: Wanted
+) -> ImageClassifierOutputWithNoAttention:
+    """An EfficientNet with its classifier, and the loss if there are targets."""
+    config: Any = module.config  # an EfficientNetConfig, as the facade has checked
+    with _full_precision():
+        features: Any = module.apply(variables, _channels_last(images))
+    return ImageClassifierOutputWithNoAttention(
+        loss=_classification_loss(config.problem_type, features.logits, targets) if wanted.loss else None,
+        logits=features.logits,
+        hidden_states=tuple(map(_channels_first, features.hidden_states)) if wanted.hidden_states else None,
+    )
+
+
+def _classification_loss(
+    problem: ProblemType | None, logits: Float[Array, "B K"], targets: Shaped[Array, "..."]
+) -> Float[Array, ""]:
+    kind = problem_type(problem, logits.shape[1], targets.dtype)
+    if kind == "single_label_classification":
+        return softmax_cross_entropy(logits, targets)
+    compare = squared_error if kind == "regression" else sigmoid_cross_entropy
+    return compare(logits, targets.reshape(logits.shape).astype(logits.dtype))
 
 
 def _text_output(features: TextFeatures, wanted: Wanted) -> BaseModelOutputWithPoolingAndCrossAttentions:
@@ -104,7 +151,16 @@ def _text_output(features: TextFeatures, wanted: Wanted) -> BaseModelOutputWithP
     )
 
 
-def _image_output(features: ImageFeatures, wanted: Wanted) -> BaseModelOutputWithPoolingAndNoAttention:
+def _image_output(
+    features: ImageFeatures | PatchFeatures, wanted: Wanted
+) -> BaseModelOutputWithPoolingAndNoAttention | BaseModelOutputWithPooling:
+    if isinstance(features, PatchFeatures):
+        return BaseModelOutputWithPooling(
+            last_hidden_state=features.last_hidden_state,
+            pooler_output=features.pooled,
+            hidden_states=features.hidden_states if wanted.hidden_states else None,
+            attentions=features.attentions if wanted.attentions else None,
+        )
     return BaseModelOutputWithPoolingAndNoAttention(
         last_hidden_state=_channels_first(features.last_hidden_state),
         pooler_output=features.pooled,

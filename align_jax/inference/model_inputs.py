@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from align_jax.configuration import AlignTextConfig, AlignVisionConfig
+from align_jax.configuration import AlignTextConfig, EfficientNetConfig, ImageTowerConfig, ViTConfig
+from align_jax.configuration.labels import ProblemType
 from align_jax.inference import torch_tensors
+from align_jax.losses.classification import IGNORED_CLASS
 from align_jax.models.efficientnet import block_specs, strided_padding
 
 
@@ -22,7 +24,7 @@ class InputError(ValueError):
     """A model was called with something that it cannot take."""
 
 
-def read_images(pixel_values: Any, config: AlignVisionConfig) -> Float[Array, "B 3 H W"]:
+def read_images(pixel_values: Any, config: ImageTowerConfig) -> Float[Array, "B 3 H W"]:
     """Checks `pixel_values`; any size will do that leaves something to pool.
 
     Args:
@@ -113,7 +115,7 @@ def read_texts(
     }  # fmt: skip
     read |= {name: _one_row_a_text(name, value, shape) for name, value in rows.items() if value is not None}
     if head_mask is not None:
-        read["head_mask"] = _head_mask(head_mask, config)
+        read["head_mask"] = read_head_mask(head_mask, config)
     return read
 
 
@@ -129,6 +131,52 @@ def check_pairs(images: Float[Array, "B 3 H W"], texts: Mapping[str, Shaped[Arra
             f"return_loss compares pairs, but there are {images.shape[0]} images and {count} texts; give one text an "
             "image, or leave return_loss out"
         )
+
+
+def read_targets(labels: Any, config: ViTConfig | EfficientNetConfig, images: int) -> Shaped[Array, "..."]:
+    """Checks what a classifier's loss compares with.
+
+    Args:
+        labels: classes [B], or numbers [B K]; a single output takes [B] or [B 1].
+        config: of the classifier.
+        images: their number, B.
+
+    Raises:
+        InputError: if they do not fit the images, the classes or the kind of problem.
+    """
+    array, classes = _array("labels", labels), len(config.id2label)
+    kind = problem_type(config.problem_type, classes, array.dtype)
+    if kind == "single_label_classification":
+        if not jnp.issubdtype(array.dtype, jnp.integer) or array.shape not in ((images,), (images, 1)):
+            raise InputError(
+                f"labels have shape {tuple(array.shape)} and type {array.dtype}; single_label_classification takes one "
+                f"class for each of the {images} images, as integers"
+            )
+        if not isinstance(array, jax.core.Tracer):
+            host = np.asarray(array)
+            outside = host[((host < 0) | (host >= classes)) & (host != IGNORED_CLASS)]
+            if outside.size:
+                raise InputError(
+                    f"labels contain {outside[0]}, but must lie between 0 and {classes - 1}, or be {IGNORED_CLASS} for "
+                    "images that do not count"
+                )
+        return _to_device(array.reshape(-1), jnp.int32)
+    shapes = [(images, classes), *([(images,)] if classes == 1 else [])]
+    if array.shape not in shapes:
+        raise InputError(
+            f"labels have shape {tuple(array.shape)}; {kind} takes numbers [{images} images, {classes} classes]"
+        )
+    return _to_device(array, jnp.float32)
+
+
+def problem_type(given: ProblemType | None, classes: int, dtype: Any) -> ProblemType:
+    """The kind of problem that `transformers` takes a configuration and the type of the labels for."""
+    if given is not None:
+        return given
+    if classes == 1:
+        return "regression"
+    integers = jnp.issubdtype(dtype, jnp.integer)
+    return "single_label_classification" if integers else "multi_label_classification"
 
 
 def _check_length(tokens: int, positions: int) -> None:
@@ -172,7 +220,12 @@ def _floats(name: str, value: Any) -> jax.Array:
     return _to_device(array, jnp.float32)
 
 
-def _head_mask(value: Any, config: AlignTextConfig) -> jax.Array:
+def read_head_mask(value: Any, config: AlignTextConfig | ViTConfig) -> Float[Array, "..."]:
+    """Checks the factors of the attention heads, [heads] or [layers heads].
+
+    Raises:
+        InputError: if they do not fit the heads.
+    """
     factors = _array("head_mask", value)
     depth, heads = config.num_hidden_layers, config.num_attention_heads
     if factors.shape not in ((heads,), (depth, heads)):
@@ -215,8 +268,10 @@ def _to_device(array: np.ndarray | jax.Array, dtype: Any) -> jax.Array:
 
 
 @functools.cache
-def _smallest_side_px(config: AlignVisionConfig) -> int:
-    """The smallest image that keeps a pixel through every convolution of stride 2."""
+def _smallest_side_px(config: ImageTowerConfig) -> int:
+    """A patch; or the smallest image that keeps a pixel through every convolution of stride 2."""
+    if isinstance(config, ViTConfig):
+        return config.patch_size
     strided = [(spec.kernel_size, spec.padding[0]) for spec in block_specs(config) if spec.stride == 2]
     smallest = 1
     for kernel_size, (before, after) in reversed([(3, strided_padding(3)[0]), *strided]):

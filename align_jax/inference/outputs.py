@@ -113,6 +113,55 @@ class BaseModelOutputWithPoolingAndNoAttention(ModelOutput):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class BaseModelOutputWithPooling(ModelOutput):
+    """What a Vision Transformer computes as the image tower of ALIGN.
+
+    Attributes:
+        last_hidden_state: of every token, behind the last norm.
+        pooler_output: the first token's, behind the representation layer where there is one.
+        hidden_states: the embeddings, then every layer's output; with `output_hidden_states`.
+        attentions: every layer's weights; with `output_attentions`.
+    """
+
+    last_hidden_state: Float[Any, "B T F"] | None = None
+    pooler_output: Float[Any, "B D"] | None = None
+    hidden_states: tuple[Float[Any, "B T F"], ...] | None = None
+    attentions: tuple[Float[Any, "B heads T T"], ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageClassifierOutput(ModelOutput):
+    """What a Vision Transformer says about some images.
+
+    Attributes:
+        loss: with `labels`.
+        logits: float32.
+        hidden_states: the embeddings, then every layer's output; with `output_hidden_states`.
+        attentions: every layer's weights, as they weigh the values; with `output_attentions`.
+    """
+
+    loss: Float[Any, ""] | None = None
+    logits: Float[Any, "B K"] | None = None
+    hidden_states: tuple[Float[Any, "B T F"], ...] | None = None
+    attentions: tuple[Float[Any, "B heads T T"], ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageClassifierOutputWithNoAttention(ModelOutput):
+    """What an EfficientNet says about some images; channels come first.
+
+    Attributes:
+        loss: with `labels`.
+        logits: float32.
+        hidden_states: the stem's output, then every block's; with `output_hidden_states`.
+    """
+
+    loss: Float[Any, ""] | None = None
+    logits: Float[Any, "B K"] | None = None
+    hidden_states: tuple[Float[Any, "B _ _ _"], ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class AlignOutput(ModelOutput):
     """What both towers have to say about some images and some texts; their numbers may differ.
 
@@ -132,4 +181,4 @@ class AlignOutput(ModelOutput):
     text_embeds: Float[Any, "texts D"] | None = None
     image_embeds: Float[Any, "images D"] | None = None
     text_model_output: BaseModelOutputWithPoolingAndCrossAttentions | None = None
-    vision_model_output: BaseModelOutputWithPoolingAndNoAttention | None = None
+    vision_model_output: BaseModelOutputWithPoolingAndNoAttention | BaseModelOutputWithPooling | None = None

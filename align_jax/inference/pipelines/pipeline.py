@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 
@@ -11,13 +11,17 @@ from align_jax.conversion.model_folder import read_model
 from align_jax.conversion.sources import local_path
 from align_jax.data.preprocessing import Preprocessing
 from align_jax.data.text import Tokenizer
+from align_jax.inference.classifier import Classifier
+from align_jax.inference.classifier_facade import EfficientNetForImageClassification, ViTForImageClassification
 from align_jax.inference.embedder import Embedder, trained_text_length
 from align_jax.inference.facade import AlignModel
 from align_jax.inference.model_inputs import InputError
+from align_jax.inference.pipelines.image_classification import ImageClassificationPipeline
 from align_jax.inference.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
 
 ZERO_SHOT = ZeroShotImageClassificationPipeline.task
-TASKS = (ZERO_SHOT,)
+IMAGE_CLASSIFICATION = ImageClassificationPipeline.task
+TASKS = (ZERO_SHOT, IMAGE_CLASSIFICATION)
 
 _WITHOUT_EFFECT = {"device", "device_map", "use_fast", "token", "trust_remote_code", "framework"}
 
@@ -40,9 +44,11 @@ def pipeline(
         classify(["cat.jpg", "dog.jpg"], candidate_labels=["cat", "dog"], hypothesis_template="a photo of a {}")
 
     Args:
-        task: "zero-shot-image-classification"; where it is absent, the model decides.
+        task: "zero-shot-image-classification", for ALIGN models; or "image-classification", for Vision Transformers
+            and EfficientNets with classes of their own. Where it is absent, the model decides.
         model: a model folder in our form or in that of `transformers`, the workdir of a training run, an id of the
-            Hub, an `Embedder`, or an `AlignModel`, which needs a tokenizer and an image processor beside it.
+            Hub; an `Embedder` or a `Classifier`; or an `AlignModel`, `ViTForImageClassification` or
+            `EfficientNetForImageClassification`, which need an image processor (and a tokenizer) beside them.
         tokenizer: a folder that holds one, or one of `transformers`; that of the model's folder when absent.
         image_processor: a folder that holds its settings, or one of `transformers`; likewise.
         processor: both in one.
@@ -69,30 +75,40 @@ def pipeline(
     devices = jax.device_count()
     size = -(-max(batch_size, 1) // devices) * devices
     name = "float32" if dtype in (None, "auto") else str(getattr(dtype, "__name__", dtype)).removeprefix("torch.")
-    embedder = _embedder(model, tokenizer, image_processor, size, name, revision)
-    return ZeroShotImageClassificationPipeline(embedder, batch_size=batch_size, **settings)
-
-
-def _embedder(
-    model: Any, tokenizer: Any, image_processor: Any, batch_size: int, dtype: Any, revision: str | None
-) -> Embedder:
+    if not isinstance(model, Embedder | Classifier):
+        model = _runner(task, model, tokenizer, image_processor, {"batch_size": size, "dtype": name}, revision)
     if isinstance(model, Embedder):
-        return model
+        _require(task, ZERO_SHOT, "an ALIGN model, which has no classes of its own; give it candidate_labels")
+        return ZeroShotImageClassificationPipeline(model, batch_size=batch_size, **settings)
+    _require(task, IMAGE_CLASSIFICATION, "a classifier, whose classes are its own")
+    return ImageClassificationPipeline(model, batch_size=batch_size, **settings)
+
+
+def _runner(
+    task: str | None, model: Any, tokenizer: Any, image_processor: Any, options: dict[str, Any], revision: str | None
+) -> Embedder | Classifier:
+    """What runs the model: of a folder, or of a model that is in memory."""
     folder = None
-    if isinstance(model, AlignModel):
+    if isinstance(model, AlignModel | ViTForImageClassification | EfficientNetForImageClassification):
         config, variables = model.config, model.variables
     else:
-        read = read_model(model, model_type="align", revision=revision)
-        config, variables, folder = cast(AlignConfig, read.config), read.variables, read.folder
+        read = read_model(model, model_type="align" if task == ZERO_SHOT else None, revision=revision)
+        config, variables, folder = read.config, read.variables, read.folder
+    if not isinstance(config, AlignConfig):
+        return Classifier(config, variables, _preprocessing(image_processor, folder), **options)
     return Embedder(
         config,
         variables,
         _tokenizer(tokenizer, folder),
         _preprocessing(image_processor, folder),
-        batch_size=batch_size,
-        dtype=dtype,
         text_length=_text_length(config, folder),
+        **options,
     )
+
+
+def _require(task: str | None, possible: str, kind: str) -> None:
+    if task not in (None, possible):
+        raise ValueError(f"{task} is not for this model, which is {kind}; use the task {possible!r}")
 
 
 def _tokenizer(given: Any, folder: Path | None) -> Tokenizer:
