@@ -1,18 +1,25 @@
 """`align-jax data`: prepares data sets and vocabularies."""
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 
+COMMANDS = {"coyo": "align_jax.cli.data_coyo"}
+"""Commands with a file, and a parser, of their own."""
+
 
 def main(argv: Sequence[str]) -> int:
     """Parses, prepares, and returns the exit status."""
+    if argv and argv[0] in COMMANDS:
+        return import_module(COMMANDS[argv[0]]).main(argv[1:])
+
     import tyro  # noqa: PLC0415  (the list of commands needs no parser)
 
     tyro.extras.subcommand_cli_from_dict(
-        {"openmoji": openmoji, "folder": folder, "vocabulary": vocabulary},
+        {"openmoji": openmoji, "folder": folder, "vocabulary": vocabulary, "coyo": coyo},
         args=list(argv),
         prog="align-jax data",
         description=__doc__,
@@ -84,6 +91,10 @@ def vocabulary(data: str, output: Path, data_dir: Path = Path("data"), split: st
         print(f"{output} holds this vocabulary already; remove the folder to train it again")
     else:
         print(f"{prepare(origin, source, output)} tokens in {output}, from {origin.records} records")
+
+
+def coyo() -> None:
+    """Chooses rows of COYO-700M or COYO-Labeled-300M: `align-jax data coyo select --help`."""
 
 
 def _already_prepared(builder: Any) -> bool:

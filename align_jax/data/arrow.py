@@ -1,5 +1,6 @@
 """Apache Arrow, which reads and writes Parquet: an extra of the installation, loaded where it is needed."""
 
+from importlib import import_module
 from typing import Any
 
 
@@ -18,3 +19,9 @@ def parquet(purpose: str) -> tuple[Any, Any]:
     except ImportError as error:
         raise ModuleNotFoundError(f"{purpose} needs `pip install align_jax[parquet]`") from error
     return pyarrow, pyarrow.parquet
+
+
+def compute() -> Any:
+    """The module `pyarrow.compute`, whose functions are made when it is loaded, where type checkers cannot see them."""
+    parquet("computing with columns")
+    return import_module("pyarrow.compute")

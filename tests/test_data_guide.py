@@ -1,0 +1,44 @@
+"""The commands of docs/data.md are commands that exist, with options that they know."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from align_jax.cli import data_coyo
+from align_jax.data.coyo import COYO_700M, COYO_LABELED_300M, parse_rule
+from align_jax.data.coyo.download import download_command
+
+ROOT = Path(__file__).parents[1]
+GUIDE = (ROOT / "docs" / "data.md").read_text()
+COMMANDS = [shlex.split(line) for line in re.findall(r"^    align-jax data (.+)$", GUIDE, re.MULTILINE)]
+PARSERS = {"coyo": data_coyo.parse}
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command[0] in PARSERS], ids=" ".join)
+def test_command_parses(command: list[str]) -> None:
+    assert PARSERS[command[0]](command[1:]).input
+
+
+def test_rules_and_columns_are_of_their_release() -> None:
+    for command in (command for command in COMMANDS if command[0] == "coyo"):
+        arguments = data_coyo.parse(command[1:])
+        release = COYO_LABELED_300M if "labeled" in str(arguments.input[0]) else COYO_700M
+        assert [parse_rule(rule, release).text for rule in arguments.keep] == arguments.keep
+        for column in (arguments.columns or "").split(","):
+            assert not column or release.column(column)
+    for column in (*COYO_700M.columns, *COYO_LABELED_300M.columns):
+        assert f"`{column.name}`" in GUIDE or column.name == "imagehash"
+
+
+def test_download_command_is_the_one_that_is_printed() -> None:
+    (line,) = re.findall(r"^    img2dataset-env/bin/(img2dataset .+)$", GUIDE, re.MULTILINE)
+    columns = ["id", "clip_similarity_vitl14"]
+    assert line == download_command(Path("selected/urls"), Path("selected/images"), COYO_700M, columns)
+
+
+def test_links_lead_somewhere() -> None:
+    targets = [target for target in re.findall(r"\]\(([^)]+)\)", GUIDE) if not target.startswith("http")]
+    assert targets
+    assert not [target for target in targets if not (ROOT / "docs" / target).exists()]
