@@ -1,4 +1,4 @@
-"""Evaluates a model as the papers do: retrieval, zero-shot classification, kNN, linear probe."""
+"""Evaluates a model as the papers do: retrieval, zero-shot classification, kNN, linear probe, classification."""
 
 import argparse
 import sys
@@ -8,11 +8,12 @@ from typing import Any
 
 from align_jax.cli.arguments import ArgumentParser
 
-TASKS = ("retrieval", "zero-shot", "knn", "linear-probe")
+TASKS = ("retrieval", "zero-shot", "knn", "linear-probe", "classification")
 EXAMPLES = """examples:
   align-jax evaluate --model M --task retrieval --data coco/dataset_coco.json --images coco
   align-jax evaluate --model M --task zero-shot --data imagenet --classes imagenet/synset_words.txt
   align-jax evaluate --model M --task knn --data imagenet --embeddings imagenet-embeddings --output knn.json
+  align-jax evaluate --model V --task classification --data imagenet --real real.json
 
 --data is the folder of the data as it is distributed: ImageNet with train and val, ImageNet-V2, -R or -A, any folder
 with a folder for each class; for retrieval Karpathy's JSON (its folder) or a data set that TFDS has prepared.
@@ -20,7 +21,7 @@ docs/evaluation.md states the protocol of each number and what the papers report
 out, counted and named.
 Exit status: 0 done, 2 an argument, the model or the data is wrong."""
 
-_LABELLED = ("zero-shot", "knn", "linear-probe")
+_LABELLED = ("zero-shot", "knn", "linear-probe", "classification")
 _TRAINED = ("knn", "linear-probe")
 # Options that mean something to some of the tasks only.
 _TASKS_OF = {
@@ -109,7 +110,7 @@ def main(argv: Sequence[str]) -> int:
     from align_jax.evaluation.report import as_json, table, write_json  # noqa: PLC0415
 
     bootstrap = Bootstrap(arguments.confidence, arguments.resamples, arguments.seed)
-    run = _retrieval if arguments.task == "retrieval" else _labelled
+    run = {"retrieval": _retrieval, "classification": _classification}.get(arguments.task, _labelled)
     outcome, settings, bad_images = run(arguments, bootstrap)
     folders = [str(folder) for folder in arguments.embeddings or ()]
     data = {"data": str(arguments.data), "split": arguments.split, "embeddings": folders}
@@ -189,6 +190,26 @@ def _labelled(arguments: argparse.Namespace, bootstrap: Any) -> _Run:
             held_out_fraction=0.1 if arguments.held_out is None else arguments.held_out,
         )  # fmt: skip
     return outcome, settings, bad_images
+
+
+def _classification(arguments: argparse.Namespace, bootstrap: Any) -> _Run:
+    """A classifier's own classes."""
+    from align_jax.evaluation import tasks  # noqa: PLC0415  (heavy, after the help)
+    from align_jax.evaluation.features import score_images  # noqa: PLC0415
+    from align_jax.inference.classifier import Classifier  # noqa: PLC0415
+    from align_jax.parallel.mesh import MeshShape  # noqa: PLC0415
+
+    data, real = _open_labelled(arguments)
+    classifier = Classifier.from_pretrained(
+        arguments.model, batch_size=arguments.batch_size, dtype=arguments.dtype, weights=arguments.weights,
+        revision=arguments.revision,
+    )  # fmt: skip
+    labels = classifier.config.id2label
+    tasks.class_columns(data.classes, labels)  # what does not fit is said before an hour of work
+    with _progress("images", len(data.images)) as advance:
+        scores = score_images(classifier, data.images, advance)
+    outcome = tasks.classification(data, scores, labels, bootstrap, MeshShape().build(), real=real)
+    return outcome, {"digest": classifier.digest}, scores.bad_images
 
 
 def _open_labelled(arguments: argparse.Namespace) -> tuple[Any, Any]:

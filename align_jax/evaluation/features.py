@@ -1,23 +1,20 @@
 """Embeddings of a benchmark: computed now, or taken from folders of `align-jax embed`."""
 
 import json
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from align_jax.data.benchmarks import BenchmarkError, ImageSet
-from align_jax.data.images import ImageDecodeError, decode_image
+from align_jax.inference.classifier import Classifier
 from align_jax.inference.embedder import Embedder
 from align_jax.inference.embedding.folder import REFUSED_FILE, read_embeddings
-from align_jax.inference.prefetch import prefetched
 
 Advance = Callable[[int], Any]
-_AHEAD_BATCHES = 2
 
 
 class Features(NamedTuple):
@@ -28,25 +25,31 @@ class Features(NamedTuple):
     bad_images: list[tuple[str, str]]  # ids of the others, and why
 
 
-@runtime_checkable
-class ClassScorer(Protocol):
-    """An image classifier, such as `inference.classifier.Classifier`."""
-
-    @property
-    def batch_size(self) -> int: ...
-
-    def logits(self, images: Sequence[Any]) -> Float[np.ndarray, "N K"]:
-        """A row of scores for each image's pixels."""
-        ...
-
-
 def embed_images(embedder: Embedder, images: ImageSet, advance: Advance) -> Features:
     """Embeds every image that decodes; `advance` is called with the number of images that are done."""
-    items = ((row, images.read(row)) for row in range(len(images)))
-    values, rows, bad = [np.zeros((0, embedder.embedding_size), np.float32)], [], []
-    with closing(embedder.stream_images(items)) as batches:
-        for keys, embeddings, refused in batches:
-            values.append(embeddings)
+    return _of_images(embedder.stream_images(_contents(images)), embedder.embedding_size, images, advance)
+
+
+def score_images(classifier: Classifier, images: ImageSet, advance: Advance) -> Features:
+    """Logits of every image that decodes; `advance` as for `embed_images`."""
+    return _of_images(classifier.stream_images(_contents(images)), len(classifier.config.id2label), images, advance)
+
+
+def _contents(images: ImageSet) -> Iterator[tuple[int, bytes]]:
+    return ((row, images.read(row)) for row in range(len(images)))
+
+
+def _of_images(
+    batches: Generator[tuple[list[int], np.ndarray, list[tuple[int, str]]], None, None],
+    width: int,
+    images: ImageSet,
+    advance: Advance,
+) -> Features:
+    """What a model streams for the places of images."""
+    values, rows, bad = [np.zeros((0, width), np.float32)], [], []
+    with closing(batches):
+        for keys, found, refused in batches:
+            values.append(found)
             rows += keys
             bad += [(images.ids[row], reason) for row, reason in refused]
             advance(len(keys) + len(refused))
@@ -61,32 +64,6 @@ def embed_texts(embedder: Embedder, texts: Sequence[str], advance: Advance) -> F
             values.append(embeddings)
             advance(len(keys))
     return np.concatenate(values)
-
-
-def score_images(classifier: ClassScorer, images: ImageSet, advance: Advance) -> Features:
-    """Scores every image that decodes; images are decoded ahead, in threads."""
-    values, rows, bad = [], [], []
-
-    def decoded(row: int) -> np.ndarray | str:
-        try:
-            return decode_image(images.read(row))
-        except ImageDecodeError as error:
-            return str(error)
-
-    size, count = classifier.batch_size, len(images)
-    with ThreadPoolExecutor(thread_name_prefix="decode") as pool:
-        chunks = (range(start, min(start + size, count)) for start in range(0, count, size))
-        read = ((chunk, list(pool.map(decoded, chunk))) for chunk in chunks)
-        with closing(prefetched(read, _AHEAD_BATCHES)) as batches:
-            for chunk, pixels in batches:
-                found = [(row, each) for row, each in zip(chunk, pixels, strict=True) if not isinstance(each, str)]
-                bad += [
-                    (images.ids[row], each) for row, each in zip(chunk, pixels, strict=True) if isinstance(each, str)
-                ]
-                values.append(classifier.logits([each for _, each in found]))
-                rows += [row for row, _ in found]
-                advance(len(chunk))
-    return _usable(Features(np.concatenate(values), np.array(rows, np.int64), bad), images)
 
 
 def read_features(folders: Sequence[Path], images: ImageSet, model_digest: str | None = None) -> Features:

@@ -1,9 +1,12 @@
-"""`Classifier`: images in, logits of classes out, in batches of one shape over all devices of this process."""
+"""`Classifier`: images in, logits of classes out, in batches of one shape over all devices of all processes.
 
-from collections.abc import Callable, Sequence
+Processes share the work as those of an `Embedder` do.
+"""
+
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import jax
 import numpy as np
@@ -15,13 +18,18 @@ from align_jax.checkpoints import Weights
 from align_jax.configuration import EfficientNetConfig, ViTConfig
 from align_jax.conversion.architectures import architecture_of
 from align_jax.conversion.model_folder import read_model
+from align_jax.data.images import ImageDecodeError
 from align_jax.data.preprocessing import Preprocessing
+from align_jax.inference.digest import model_digest
 from align_jax.inference.folding import fold_batch_norm
+from align_jax.inference.image_stream import stream
+from align_jax.inference.prefetch import Timings
 from align_jax.json_config import ConfigurationError, JsonConfig
 from align_jax.models.efficientnet import EfficientNet
 from align_jax.models.vit import ViT
-from align_jax.parallel.mesh import MeshShape, batch_sharding, check_batch_size, replicated
+from align_jax.parallel.mesh import MeshShape, batch_sharding, check_batch_size, place_batch, process_rows, replicated
 
+Key = TypeVar("Key")
 Dtype = Literal["float32", "bfloat16"]
 
 
@@ -44,6 +52,7 @@ class Classifier:
         config: of the model.
         preprocessing: of the images.
         batch_size: rows per batch.
+        digest: of configuration and weights (those of the source, so the same for every `dtype`).
     """
 
     def __init__(
@@ -63,16 +72,25 @@ class Classifier:
                 f"this model of type {config.model_type!r} has no classes of its own; use a ViT or an EfficientNet "
                 "whose config.json names them, or an ALIGN model with labels"
             )
+        self.digest = model_digest(config, variables)
         mesh = MeshShape().build() if mesh is None else mesh
         check_batch_size(batch_size, mesh)
         self.config, self.preprocessing, self.batch_size = config, preprocessing, batch_size
-        self._rows = batch_sharding(mesh)
+        self._sharding = batch_sharding(mesh)
+        self._rows = process_rows(self._sharding, batch_size)
         types = {"dtype": dtype, "param_dtype": dtype}
         if isinstance(config, ViTConfig):
             apply, epsilon = ViT(config, **types).apply, 0.0  # which has no batch norm to fold
         else:
             apply, epsilon = EfficientNet(config, batch_norm="folded", **types).apply, config.batch_norm_eps
-        self._program = jax.jit(partial(_logits, apply), out_shardings=replicated(mesh))
+        factor, offset = (numbers[None, None, None, :] for numbers in preprocessing.levels_to_scale())
+
+        def scaled_logits(variables: Any, levels: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+            with jax.default_matmul_precision("float32"):
+                features: Any = apply(variables, levels.astype(np.float32) * factor + offset)
+            return features.logits, valid
+
+        self._program = jax.jit(scaled_logits, out_shardings=replicated(mesh))
         fold = partial(fold_batch_norm, epsilon=epsilon)
         targets = jax.eval_shape(fold, architecture_of(config.model_type).abstract_variables(config, dtype))
         prepare = jax.jit(
@@ -100,26 +118,35 @@ class Classifier:
         model = read_model(source, revision=revision, weights=weights)
         return cls(model.config, model.variables, Preprocessing.from_folder(model.folder), **options)
 
-    def logits(self, images: Sequence[bytes | Image.Image | np.ndarray]) -> Float[np.ndarray, "N K"]:
+    def logits(self, images: Iterable[bytes | Image.Image | np.ndarray]) -> Float[np.ndarray, "N K"]:
         """One row for each image file, image of Pillow or uint8 RGB pixels [H W 3], in order.
 
         Raises:
-            ImageDecodeError: if an image cannot be decoded.
+            ImageDecodeError: if an image cannot be decoded; it names the position.
         """
-        started = [
-            self._start(images[start : start + self.batch_size]) for start in range(0, len(images), self.batch_size)
-        ]
-        empty = np.zeros((0, len(self.config.id2label)), np.float32)
-        return np.concatenate([empty, *map(np.asarray, started)])[: len(images)]
+        parts = [np.zeros((0, len(self.config.id2label)), np.float32)]
+        for _, logits, refused in self.stream_images(enumerate(images)):
+            if refused:
+                position, reason = refused[0]
+                raise ImageDecodeError(f"image {position}: {reason}")
+            parts.append(logits)
+        return np.concatenate(parts)
 
-    def _start(self, images: Sequence[bytes | Image.Image | np.ndarray]) -> jax.Array:
-        """Starts a batch; rows of zeros fill it up."""
-        pixels = self.preprocessing.batch(images)
-        missing = self.batch_size - len(pixels)
-        whole = np.pad(pixels, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        return self._program(self._variables, jax.device_put(whole, self._rows))
+    def stream_images(
+        self, items: Iterable[tuple[Key, Any]], timings: Timings | None = None
+    ) -> Generator[tuple[list[Key], Float[np.ndarray, "n K"], list[tuple[Key, str]]], None, None]:
+        """Classifies images as they come, a batch at a time, in order; close it before the program ends.
 
+        Args:
+            items: a key and the bytes of an image file (or Pillow's image, or pixels); taken by a thread, ahead.
+            timings: is told how much of the time went into waiting for images.
 
-def _logits(apply: Callable[..., Any], variables: Any, images: jax.Array) -> jax.Array:
-    with jax.default_matmul_precision("float32"):
-        return apply(variables, images).logits
+        Yields:
+            Keys of the rows, their logits, and the key and the reason of each image that could not be decoded.
+        """
+        timings = Timings() if timings is None else timings
+        return stream(self._start, items, self.preprocessing, self._rows, self.batch_size, timings)
+
+    def _start(self, levels: np.ndarray, valid: np.ndarray) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
+        started = self._program(self._variables, *place_batch((levels, valid), self._sharding))
+        return lambda: jax.device_get(started)

@@ -10,16 +10,15 @@ the images, and each gets all embeddings. With a mesh of its own devices, a proc
 """
 
 import json
-import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Float
 from PIL import Image
@@ -31,8 +30,9 @@ from align_jax.data.images import ImageDecodeError
 from align_jax.data.preprocessing import Preprocessing
 from align_jax.data.text import Tokenizer
 from align_jax.inference.digest import model_digest
-from align_jax.inference.encoder import Encoder, in_flight
-from align_jax.inference.prefetch import ImageBatch, Timings, image_batches, prefetched, timed
+from align_jax.inference.encoder import Encoder
+from align_jax.inference.image_stream import measured, stream
+from align_jax.inference.prefetch import Timings, prefetched, timed
 from align_jax.models.align import Align
 from align_jax.parallel.mesh import MeshShape, process_rows
 
@@ -43,7 +43,6 @@ RELEASED_TEXT_LENGTH = 64
 """Tokens per text of the released model, and of every model that does not say."""
 
 _WINDOW_BATCHES = 16  # of texts, which are sorted by length within it
-_REASON_BYTES = 400
 
 
 class Embedder:
@@ -181,19 +180,8 @@ class Embedder:
             decoded.
         """
         timings = Timings() if timings is None else timings
-        prepared = image_batches(items, self.preprocessing, self._rows, self.batch_size)
-
-        def start(batch: ImageBatch[Key]) -> tuple[ImageBatch[Key], Any]:
-            return batch, self._encoder.start_images(self._variables, batch.squares, batch.valid)
-
-        def results() -> Generator[Any, None, None]:
-            with closing(prepared):
-                yield from in_flight(map(start, timed(prepared, timings)), self._finish)
-
-        with closing(_measured(results(), timings)) as measured:
-            for keys, embeddings, refused in measured:
-                timings.inputs += len(keys) + len(refused)
-                yield keys, embeddings, refused
+        start = partial(self._encoder.start_images, self._variables)
+        return stream(start, items, self.preprocessing, self._rows, self.batch_size, timings)
 
     def stream_texts(
         self, items: Iterable[tuple[Key, str]], timings: Timings | None = None
@@ -220,47 +208,10 @@ class Embedder:
                 for keys, tokens in timed(windows, timings):
                     yield keys, self._encoder.tokens(self._variables, *tokens)
 
-        with closing(_measured(results(), timings)) as measured:
-            for keys, embeddings in measured:
+        with closing(measured(results(), timings)) as found:
+            for keys, embeddings in found:
                 timings.inputs += len(keys)
                 yield keys, embeddings
-
-    def _finish(self, started: tuple[ImageBatch[Key], Any]) -> tuple[list[Key], np.ndarray, list[tuple[Key, str]]]:
-        """Waits for a batch, and leaves out the rows that hold no image."""
-        batch, (embeddings, valid) = started[0], started[1]()
-        rows = range(len(batch.keys))
-        refused = [row for row in rows if not valid[row]]
-        alone = len(self._rows) == self.batch_size  # the mesh has devices of this process only
-        reasons = batch.reasons if alone or not refused else _reasons_of_all(batch.reasons, self.batch_size)
-        kept = np.flatnonzero(valid[: len(rows)])
-        return (
-            [batch.keys[row] for row in kept],
-            np.asarray(embeddings[kept], np.float32),
-            [(batch.keys[row], reasons[row]) for row in refused],
-        )
-
-
-def _measured(results: Generator[Any, None, None], timings: Timings) -> Generator[Any, None, None]:
-    """The results; counts the time until each of them, but not the time that the receiver takes."""
-    with closing(results):
-        while True:
-            start = time.perf_counter()
-            result = next(results, None)
-            timings.seconds += time.perf_counter() - start
-            if result is None:
-                return
-            yield result
-
-
-def _reasons_of_all(reasons: dict[int, str], batch_size: int) -> dict[int, str]:
-    """The reasons that each process knows, on every process."""
-    mine = np.zeros((batch_size, _REASON_BYTES), np.uint8)
-    for row, reason in reasons.items():
-        encoded = np.frombuffer(reason.encode()[:_REASON_BYTES], np.uint8)
-        mine[row, : len(encoded)] = encoded
-    gathered = np.max(multihost_utils.process_allgather(mine), axis=0)
-    texts = (bytes(row).rstrip(b"\0").decode(errors="ignore") for row in gathered)
-    return {row: text for row, text in enumerate(texts) if text}
 
 
 def _content(image: bytes | Path | Image.Image | np.ndarray) -> bytes | Image.Image | np.ndarray:

@@ -1,6 +1,7 @@
 """`align-jax evaluate` on small data sets laid out as the real ones, against direct computations in NumPy."""
 
 import functools
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,21 +9,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import transformers
+from PIL import Image
 
 from align_jax.cli import main
 from align_jax.data.benchmarks import open_captioned, open_labelled
 from align_jax.evaluation.prompts import TEMPLATES
+from align_jax.inference.classifier import Classifier
 from align_jax.inference.embedder import Embedder
 from tests.data.benchmarks import layouts
-from tests.data.benchmarks.layouts import SYNSETS, imagenet, synset_lines, validation_labels, write
+from tests.data.benchmarks.layouts import NAMES, SYNSETS, imagenet, synset_lines, validation_labels, write
 from tests.inference.tiny_align import write_folder
+from tests.inference.tiny_classifiers import write_vit
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _models_are_loaded_once() -> Iterator[None]:
     """The same model with the same settings is compiled by the first test that wants it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Embedder, "from_pretrained", functools.cache(Embedder.from_pretrained))
+        for model in (Embedder, Classifier):
+            patch.setattr(model, "from_pretrained", functools.cache(model.from_pretrained))
         yield
 
 
@@ -220,6 +227,77 @@ def test_embeddings_of_folders_give_the_same_numbers_without_the_model(
     assert "are of model" in refusal("--embeddings", *parts)
 
 
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any]:
+    """A Vision Transformer with a class for each synset, and what gives its logits in torch."""
+    folder = tmp_path_factory.mktemp("classifier")
+    return str(folder), write_vit(folder, id2label=NAMES, num_hidden_layers=1)
+
+
+def direct_logits(folder: str, theirs: Any, contents: list[bytes]) -> np.ndarray:
+    processor = transformers.ViTImageProcessorPil.from_pretrained(folder)
+    pictures = [Image.open(io.BytesIO(content)) for content in contents]
+    with torch.no_grad():
+        return theirs(**processor(pictures, return_tensors="pt")).logits.numpy()
+
+
+def test_classification_on_imagenet_counts_real_labels_and_names_broken_images(
+    evaluate: Any, classifier: Any, tmp_path: Path
+) -> None:
+    root = imagenet(tmp_path / "imagenet")
+    real = json.loads(layouts.real(tmp_path / "real.json").read_text())
+    data = open_labelled(root)
+    broken = data.images.ids[3]
+    (root / broken).write_bytes(b"no image")
+    report = evaluate("classification", root, "--real", tmp_path / "real.json", model=classifier[0])
+    rows = [row for row in range(len(data.images)) if row != 3]
+    labels = data.labels[rows].tolist()
+    scores = direct_logits(*classifier, [data.images.read(row) for row in rows])
+    expected = {"top1": top(scores, labels, 1), "top5": top(scores, labels, 5)}
+    hits = []
+    for place, scored in zip(rows, scores, strict=True):
+        if right := real[int(Path(data.images.ids[place]).stem[-8:]) - 1]:
+            hits.append(np.sum(np.delete(scored, right) >= scored[right].max()))
+    expected |= {"real_top1": np.mean(np.array(hits) < 1), "real_top5": np.mean(np.array(hits) < 5)}
+    assert values(report) == pytest.approx(expected)
+    assert 0 < expected["top1"] < expected["top5"] < 1
+    assert (report["results"]["top1"]["examples"], report["results"]["real_top1"]["examples"]) == (13, 12)
+    assert [one["id"] for one in report["bad_images"]] == [broken]
+    assert (report["classes"], report["model_classes"], len(report["digest"])) == (7, 7, 64)
+
+
+def test_classification_on_some_of_the_classes_compares_only_those(
+    evaluate: Any, classifier: Any, tmp_path: Path
+) -> None:
+    folder, theirs = classifier
+    listed = write(tmp_path / "synset_words.txt", synset_lines())
+    places = {"r": [1, 3, 6], "a": [0, 5]}
+    for name, root in {"r": layouts.imagenet_r(tmp_path), "a": layouts.imagenet_a(tmp_path)}.items():
+        data = open_labelled(root)
+        scores = direct_logits(folder, theirs, [data.images.read(row) for row in range(len(data.images))])
+        expected = top(scores[:, places[name]], data.labels.tolist(), 1)
+        for arguments in (["--classes", listed], []):  # by their numbers in the list, or by the names in the README
+            report = evaluate("classification", root, *arguments, model=folder)
+            assert values(report)["top1"] == pytest.approx(expected)
+            assert report["classes"] == len(places[name])
+
+
+def test_a_classifier_of_other_classes_is_refused_before_it_computes(
+    classifier: Any, model: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        write(tmp_path / "pets" / f"breed_{number}" / "1.jpg", layouts.jpeg(number, 0))
+    for chosen, data, reason in (
+        (classifier[0], tmp_path / "pets", "class breed_0 (breed 0) is none of the 7 classes"),
+        (model, root, "has no classes of its own"),
+    ):
+        line = ["evaluate", "--model", chosen, "--task", "classification", "--data", str(data), "--batch-size", "8"]
+        assert main(line) == 2
+        message = capsys.readouterr().err
+        assert reason in message
+        assert message.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("task", "arguments", "reason"),
     [
@@ -235,6 +313,8 @@ def test_embeddings_of_folders_give_the_same_numbers_without_the_model(
         ("zero-shot", ["--split", "test"], "no folder 'test'"),
         ("retrieval", [], "neither Karpathy's JSON"),
         ("zero-shot", ["--real", "absent.json"], "absent.json"),
+        ("classification", ["--embeddings", "absent"], "--embeddings goes with retrieval"),
+        ("classification", ["--templates", "absent.txt"], "--templates goes with zero-shot"),
     ],
 )
 def test_wrong_arguments_are_one_line_and_status_two(
