@@ -16,6 +16,7 @@ from align_jax.inference.search import Index, combine
 
 MAX_LABELS = 100
 MAX_TEXT_CHARACTERS = 1000
+USUAL_COUNT = 12
 
 
 class QuestionError(ValueError):
@@ -58,6 +59,8 @@ class Answers:
         self._zero_shot(grey, candidate_labels=["grey", "white"])
         if self._classifier is not None:
             self._classifier(grey)
+        if self._index is not None and len(self._index):
+            self._index.search(self._embedder.texts(["grey"]), min(USUAL_COUNT, len(self._index)))
 
     def by_names(self, image: str | None, labels: str, template: str) -> dict[str, float]:
         """How well each label, of several separated by commas, fits an uploaded image; adds up to 1."""
@@ -81,7 +84,7 @@ class Answers:
 
     def search(self, text: str, image: str | None, minus: str, count: int) -> list[Hit]:
         """The pictures nearest to a text, an uploaded image, or both, and farther from a text to be subtracted."""
-        if self._index is None or self.pictures is None:
+        if self._index is None or self.pictures is None or not len(self._index):
             raise QuestionError("There is nothing to search in.")
         texts = [_short(each).strip() for each in (text, minus)]
         if not texts[0] and image is None:

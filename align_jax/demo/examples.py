@@ -10,14 +10,14 @@ from align_jax.inference.pipelines.zero_shot_image_classification import HYPOTHE
 
 _OPENMOJI_SEARCHES = (
     ("red apple", None),
-    ("dark skin tone woman", None),
+    ("woman with dark skin tone", None),
     ("", "cat face"),
     ("blue", "red heart"),
 )
 _OPENMOJI_CLASSIFICATIONS = (
     ("red apple", "red apple, banana, grapes, carrot, cherries"),
     ("woman firefighter: dark skin tone", "firefighter, doctor, farmer, pilot, cook"),
-    ("dog face", "cat, dog, horse, mouse, lion"),
+    ("dog face", "cat face, dog face, horse face, mouse face, lion"),
 )
 _BLANK_PX = 64
 

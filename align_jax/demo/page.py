@@ -6,22 +6,24 @@ from typing import Any
 
 import gradio
 
-from align_jax.demo.answers import Answers, QuestionError
+from align_jax.demo.answers import USUAL_COUNT, Answers, QuestionError
 from align_jax.demo.examples import Examples, blank
 from align_jax.demo.uploads import UploadError
 
+_DOT = "\N{NO-BREAK SPACE}·\N{NO-BREAK SPACE}"
 CSS = """
-.gradio-container { max-width: 1120px !important; margin: 0 auto !important; }
-.gradio-container .app, .gradio-container .app > .wrap, .gradio-container .contain { width: 100%; }
+.gradio-container { width: 100%; max-width: 1120px !important; margin: 0 auto !important; }
 #title h1 { font-size: 1.7rem; font-weight: 650; letter-spacing: -0.02em; margin-bottom: 0; }
 #title p { color: var(--body-text-color-subdued); margin-top: 0.2rem; }
+#found:has(.thumbnail-item) { background: transparent; }
 #found .grid-wrap { max-height: none; overflow: visible; padding: 0; }
-#found .grid-container { padding-top: 0; grid-auto-rows: auto; gap: 12px; }
-#found .thumbnail-item { aspect-ratio: auto; height: auto; background: white; overflow: hidden; }
-#found .thumbnail-item img { aspect-ratio: 1; padding: 8px; object-fit: contain; }
-#found .caption-label { position: static; display: block; max-width: none; width: 100%; margin: 0;
-  padding: 6px 10px 8px; border: 0; border-radius: 0; background: #f8fafc; color: #334155;
-  font-size: 0.8rem; line-height: 1.25; white-space: normal; text-align: left; overflow-wrap: anywhere; }
+#found .grid-container { padding: 0; grid-auto-rows: auto; gap: 12px; }
+#found .thumbnail-item { display: flex; flex-direction: column; aspect-ratio: auto; height: 100%; overflow: hidden;
+  background: white; }
+#found .thumbnail-item img { aspect-ratio: 1; height: auto; padding: 8px; object-fit: contain; }
+#found .caption-label { position: static; flex-grow: 1; max-width: none; width: 100%; margin: 0; padding: 6px 10px 8px;
+  border: 0; border-radius: 0; background: #f8fafc; color: #334155; font-size: 0.8rem; line-height: 1.25;
+  white-space: normal; text-align: left; overflow-wrap: anywhere; }
 footer { display: none !important; }
 """
 THEME = gradio.themes.Soft(
@@ -31,6 +33,20 @@ THEME = gradio.themes.Soft(
     # Fonts of the visitor's machine: nothing is loaded from elsewhere.
     font=["system-ui", "-apple-system", "Segoe UI", "sans-serif"],
     font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"],
+).set(
+    background_fill_primary="*neutral_50",  # as Soft has it, which `set` forgets
+    body_text_color_subdued="*neutral_500",
+    block_label_background_fill="transparent",
+    block_label_background_fill_dark="transparent",
+    block_label_border_width="0px",
+    block_label_shadow="none",
+    block_label_text_color="*body_text_color_subdued",
+    block_label_text_color_dark="*body_text_color_subdued",
+    block_title_background_fill="transparent",
+    block_title_background_fill_dark="transparent",
+    block_title_padding="0",
+    block_title_text_color="*body_text_color_subdued",
+    block_title_text_color_dark="*body_text_color_subdued",
 )
 
 
@@ -69,7 +85,7 @@ def _search(answers: Answers, examples: Examples) -> None:
             button = gradio.Button("Search", variant="primary", elem_id="search-button")
             with gradio.Accordion("More", open=False):
                 minus = gradio.Textbox(label="Less of", placeholder="a text to subtract", elem_id="search-minus")
-                count = gradio.Slider(4, 48, value=12, step=4, label="Pictures", elem_id="search-count")
+                count = gradio.Slider(4, 48, value=USUAL_COUNT, step=4, label="Pictures", elem_id="search-count")
             chosen = _examples(examples.searches, [text, image], examples.search_labels)
         with gradio.Column(scale=5, min_width=420):
             found = gradio.Gallery(
@@ -79,7 +95,9 @@ def _search(answers: Answers, examples: Examples) -> None:
 
     def search(text: str, image: str | None, minus: str, count: int) -> list[tuple[Any, str]]:
         hits = answers.search(text, image, minus, count)
-        return [(hit.image or blank(), f"{hit.caption} · {hit.score:.2f}") for hit in hits]
+        return [
+            (hit.image or blank(), f"{hit.caption}\N{NO-BREAK SPACE}·\N{NO-BREAK SPACE}{hit.score:.2f}") for hit in hits
+        ]
 
     _ask(search, [text, image, minus, count], found, button.click, text.submit, chosen)
 
