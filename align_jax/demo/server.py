@@ -1,6 +1,7 @@
 """Loads what the page needs and serves it, to this machine only."""
 
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,14 +44,15 @@ def served(
     Raises:
         ModuleNotFoundError: if Gradio is not installed.
         OSError: if the port is taken.
+        FileNotFoundError, ValueError: if the model, the index or the classifier is missing or wrong.
     """
-    page_of = _page()
-    devices = jax.device_count()
-    batch_size = devices if data_dir is None else -(-_EMBEDDED_AT_ONCE // devices) * devices
-    embedder = Embedder.from_pretrained(model, batch_size=batch_size)
+    if port is not None:
+        _require_free(port)
     with tempfile.TemporaryDirectory(prefix="align-jax-demo-") as temporary:
-        # Gradio copies uploads and results into this folder, which is gone when the page is.
-        os.environ["GRADIO_TEMP_DIR"] = str(Path(temporary) / "files")
+        page_of = _page(Path(temporary) / "files")
+        devices = jax.device_count()
+        batch_size = devices if data_dir is None else -(-_EMBEDDED_AT_ONCE // devices) * devices
+        embedder = Embedder.from_pretrained(model, batch_size=batch_size)
         shown = Path(temporary) / "examples"
         shown.mkdir()
         if index is None and data_dir is not None:
@@ -73,10 +75,20 @@ def served(
             page.close(verbose=False)
 
 
-def _page() -> Any:
-    """The module of the page."""
-    # Read when Gradio is imported: it shall send nothing to its makers, nor ask them for a newer version.
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+def _require_free(port: int) -> None:
+    """Says at once what Gradio would say after the model has been loaded."""
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((ADDRESS, port))
+        except OSError as error:
+            raise OSError(f"port {port} cannot be used ({error.strerror}); give another --port") from error
+
+
+def _page(files: Path) -> Any:
+    """The module of the page; uploads and results are copied into `files`, which is gone when the page is."""
+    # Read when Gradio is imported. It shall send nothing to its makers, nor ask them for a newer version.
+    os.environ |= {"GRADIO_TEMP_DIR": str(files), "GRADIO_ANALYTICS_ENABLED": "False"}
     try:
         from align_jax.demo import page  # noqa: PLC0415  (an extra)
     except ModuleNotFoundError as error:

@@ -60,6 +60,7 @@ def address(folder) -> Iterator[str]:
     """The page, served by the command in a process of its own."""
     command = [sys.executable, "-m", "align_jax", "demo", "--model", folder / "model", "--index", folder / "index"]
     environment = os.environ | {"XLA_FLAGS": "", "PYTHONUNBUFFERED": "1", "TMPDIR": str(folder)}
+    before = {"log", *(one.name for one in folder.iterdir())}
     with (
         (folder / "log").open("w+") as log,
         subprocess.Popen(
@@ -74,7 +75,7 @@ def address(folder) -> Iterator[str]:
         yield next(word for word in line.split() if word.startswith("http")).rstrip(";")
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
-    assert not list(folder.glob("align-jax-demo-*"))  # nothing temporary is left behind
+    assert not [one.name for one in folder.iterdir() if one.name not in before]  # nothing temporary is left behind
     assert "Traceback" not in (folder / "log").read_text()
 
 

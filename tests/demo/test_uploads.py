@@ -8,16 +8,42 @@ from align_jax.demo import uploads
 from align_jax.demo.uploads import MAX_UPLOAD_BYTES, UploadError, read_upload
 
 
-def encoded(form="PNG", size=(20, 10), mode="RGB"):
+def encoded(form="PNG", size=(20, 10), mode="RGB", colour: float | tuple[int, ...] = 200, **options):
     content = io.BytesIO()
-    Image.new(mode, size, 200).save(content, form)
+    Image.new(mode, size, colour).save(content, form, **options)
     return content.getvalue()
+
+
+def rotated() -> bytes:
+    """A picture of 20 x 10 pixels that is to be shown upright."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded("JPEG", exif=exif)
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "WEBP"])
 def test_images_become_pixels(tmp_path, form):
     (tmp_path / "x").write_bytes(encoded(form))
     assert read_upload(tmp_path / "x").shape == (10, 20, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "shape", "red"),
+    [
+        ("x.gif", encoded("GIF", save_all=True, append_images=[Image.new("L", (20, 10), 5)]), (10, 20, 3), 200),
+        ("x.jpg", encoded("JPEG", mode="CMYK", colour=(0, 255, 255, 0)), (10, 20, 3), 255),
+        ("x.png", encoded(mode="I;16", colour=200 * 257), (10, 20, 3), 200),
+        ("x.jpg", rotated(), (20, 10, 3), 200),
+        ("x.png", encoded("JPEG"), (10, 20, 3), 200),
+        ("x.txt", encoded(), (10, 20, 3), 200),
+    ],
+    ids=["animated", "CMYK", "16-bit", "EXIF-rotated", "wrong extension", "no extension of an image"],
+)
+def test_unusual_images_are_read_as_meant(tmp_path, name, content, shape, red):
+    (tmp_path / name).write_bytes(content)
+    pixels = read_upload(tmp_path / name)
+    assert pixels.shape == shape
+    assert abs(int(pixels[..., 0].mean()) - red) <= 4
 
 
 @pytest.mark.parametrize(
