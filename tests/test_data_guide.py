@@ -6,19 +6,35 @@ from pathlib import Path
 
 import pytest
 
-from align_jax.cli import data_coyo
+from align_jax.cli import data_coyo, data_filter, embed
 from align_jax.data.coyo import COYO_700M, COYO_LABELED_300M, parse_rule
 from align_jax.data.coyo.download import download_command
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "data.md").read_text()
-COMMANDS = [shlex.split(line) for line in re.findall(r"^    align-jax data (.+)$", GUIDE, re.MULTILINE)]
-PARSERS = {"coyo": data_coyo.parse}
+COMMANDS = [shlex.split(line) for line in re.findall(r"^ {4,6}align-jax data (.+)$", GUIDE, re.MULTILINE)]
+PARSERS = {"coyo": data_coyo.parse, "filter": data_filter.parse}
+EMBED = [shlex.split(line) for line in re.findall(r"^ +align-jax embed (.+)$", GUIDE, re.MULTILINE)]
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command[0] in PARSERS], ids=" ".join)
 def test_command_parses(command: list[str]) -> None:
     assert PARSERS[command[0]](command[1:]).input
+
+
+def test_embed_commands_parse() -> None:
+    assert all(embed.parse(command).input for command in EMBED)
+    assert len(EMBED) == 2
+
+
+def test_every_rule_is_explained_with_its_default() -> None:
+    defaults = data_filter.parse(["--input", "a", "--output", "b"])
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \|.*\| `--[a-z-]+` \| (\S+)", GUIDE, re.MULTILINE))
+    assert set(rows) == set(data_filter.RULES)
+    for name, shown in rows.items():
+        value = defaults.cosine if name == "near-evaluation" else getattr(defaults, name.replace("-", "_"))
+        value = ",".join(map(str, value)) if isinstance(value, tuple) else f"{value:,}"
+        assert value.removesuffix(".0") == shown
 
 
 def test_rules_and_columns_are_of_their_release() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import logging
 
-COMMANDS = {"coyo": "align_jax.cli.data_coyo"}
+COMMANDS = {"coyo": "align_jax.cli.data_coyo", "filter": "align_jax.cli.data_filter"}
 """Commands with a file, and a parser, of their own."""
 
 
@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> int:
     import tyro  # noqa: PLC0415  (the list of commands needs no parser)
 
     tyro.extras.subcommand_cli_from_dict(
-        {"openmoji": openmoji, "folder": folder, "vocabulary": vocabulary, "coyo": coyo},
+        {"openmoji": openmoji, "folder": folder, "vocabulary": vocabulary, "coyo": coyo, "filter": noise_filter},
         args=list(argv),
         prog="align-jax data",
         description=__doc__,
@@ -95,6 +95,10 @@ def vocabulary(data: str, output: Path, data_dir: Path = Path("data"), split: st
 
 def coyo() -> None:
     """Chooses rows of COYO-700M or COYO-Labeled-300M: `align-jax data coyo select --help`."""
+
+
+def noise_filter() -> None:
+    """Drops noisy pairs by the rules of the ALIGN paper: `align-jax data filter --help`."""
 
 
 def _already_prepared(builder: Any) -> bool:

@@ -1,0 +1,62 @@
+"""A small collection with every kind of noise in it."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+_WORDS = (
+    "red",
+    "blue",
+    "old",
+    "new",
+    "wooden",
+    "chair",
+    "dog",
+    "cat",
+    "street",
+    "market",
+    "night",
+    "woman",
+    "a",
+    "the",
+)
+
+
+def rows(seed: int = 0) -> list[dict[str, Any]]:
+    """Rows with `key`, `jpg` and `txt`: sizes around the limits, shared images and texts, rare words, broken ones."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(300):
+        width, height = (int(rng.choice([60, 199, 200, 201, 320, 600, 601, 900])) for _ in range(2))
+        words = [str(word) for word in rng.choice(_WORDS, int(rng.integers(1, 24)))]
+        if number % 17 == 0:
+            words.append(f"img_{number}")
+        made.append((_picture(number, width, height), " ".join(words)))
+    shared = _picture(1_000, 400, 300)
+    made += [(shared, f"{first} {second} dog") for first in _WORDS[:6] for second in _WORDS[:5]]  # 30 texts
+    made += [(shared, "red blue dog")] * 3  # the same again
+    made += [(_picture(2_000 + number, 400, 300), "Click to enlarge") for number in range(14)]
+    made += [(_picture(3_000 + number, 400, 300), " Click  to enlarge\n") for number in range(3)]
+    made += [(_picture(2_000, 400, 300), "a red dog"), (b"no image", "a red dog"), (b"", "a blue dog")]
+    made += [(_picture(5_000, 400, 300), text) for text in ("", " \n", "!!", "É! dog, cat. (night)")]
+    made += [(_picture(4_000 + number, 400, 300), "a red dog") for number in range(33)]
+    order = rng.permutation(len(made))
+    return [{"key": f"{at:04d}", "jpg": made[at][0], "txt": made[at][1]} for at in order]
+
+
+def write_parquet(path: Path, table: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(table), path, row_group_size=64)
+    return path
+
+
+def _picture(seed: int, width: int, height: int) -> bytes:
+    encoded = io.BytesIO()
+    color = tuple(int(value) for value in np.random.default_rng(seed).integers(0, 256, 3))
+    Image.new("RGB", (width, height), color).save(encoded, "PNG")
+    return encoded.getvalue() + f"<{seed}>".encode()  # two pictures of a colour and a size are two pictures
