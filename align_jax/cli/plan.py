@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Sequence
 
@@ -32,6 +33,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--search", action="store_true", help="find the largest batch and the cheapest rematerialisation"
     )
+    parser.add_argument(
+        "--memory",
+        type=float,
+        metavar="GIB",
+        help="of one device that the step may take; all there is when absent",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object and no table")
     parser.add_argument("-h", "--help", action="store_true", help="show this text; with --config, every field as well")
     known, overrides = parser.parse_known_args(argv)
@@ -40,6 +47,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if known.config is None or (known.topology is None and not known.help):
         parser.error("--config FILE and --topology NAME are needed")
+    if known.memory is not None and not 0 < known.memory < math.inf:
+        parser.error(f"--memory {known.memory} is not possible; give the GiB of one device, such as 14.5")
     # Before the configuration imports JAX.
     _set_environment(known.topology or "")
     help_flag = ["--help"] if known.help else []
@@ -47,7 +56,14 @@ def main(argv: Sequence[str]) -> int:
 
     from align_jax.training.planning.report import plan_for_topology  # noqa: PLC0415  (after the help)
 
-    plans = plan_for_topology(experiment, known.topology, slices=known.slices, searching=known.search, quiet=known.json)
+    plans = plan_for_topology(
+        experiment,
+        known.topology,
+        slices=known.slices,
+        memory_bytes=known.memory and int(known.memory * 2**30),
+        searching=known.search,
+        quiet=known.json,
+    )
     if known.json:
         print(json.dumps({name: plan and _as_json(plan) for name, plan in plans.items()}, indent=2))
     return 0 if all(plan is not None and plan.fits for plan in plans.values()) else 1
@@ -75,5 +91,6 @@ def _set_environment(topology: str) -> None:
 
 def _as_json(plan: object) -> dict[str, object]:
     values = dataclasses.asdict(plan)  # pyrefly: ignore  (a Plan, whose module imports JAX)
-    values["collectives"] = {kind: traffic._asdict() for kind, traffic in values["collectives"].items()}
+    for name in ("collectives", "embedding_collectives"):
+        values[name] = {kind: traffic._asdict() for kind, traffic in values[name].items()}
     return values

@@ -42,6 +42,11 @@ def traffic_by_kind(found: list[Collective]) -> dict[str, Traffic]:
     }
 
 
+def of_arrays(found: list[Collective], array_bytes: int) -> list[Collective]:
+    """Those that carry arrays of one size and nothing else."""
+    return [collective for collective in found if collective.bytes == collective.arrays * array_bytes]
+
+
 def _collective(match: re.Match[str]) -> Collective:
     kind = match["kind"]
     sizes = [_array_bytes(array) for array in _ARRAY.finditer(match["result"])]

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from align_jax.parallel.mesh import batch_sharding, check_batch_size
 from align_jax.training.experiment import Experiment
 from align_jax.training.flops import forward_flops_per_pair, recomputed_flops_per_pair, training_flops_per_pair
-from align_jax.training.planning.collectives import Traffic, collectives, traffic_by_kind
+from align_jax.training.planning.collectives import Traffic, collectives, of_arrays, traffic_by_kind
 from align_jax.training.state import TrainState, abstract_state, state_initializer
 from align_jax.training.step import compile_step, train_step
 from align_jax.types import PairBatch
@@ -66,6 +66,7 @@ class Plan:
     compiled_flops: float | None  # with everything elementwise; a loop's body counts once
     memory_traffic_bytes: float | None
     collectives: dict[str, Traffic]
+    embedding_collectives: dict[str, Traffic]  # of these, the loss's: embeddings of the whole batch, or their gradients
     compile_seconds: float
 
 
@@ -91,6 +92,8 @@ def plan_step(experiment: Experiment, devices: Sequence[jax.Device], available_b
     memory = None if compiled is None else _memory(compiled)
     needed = needed if memory is None else memory.peak
     costs = {} if compiled is None else compiled.cost_analysis() or {}
+    communication = [] if compiled is None else collectives(compiled.as_text() or "")
+    embeddings_bytes = 4 * experiment.batch_size * experiment.task.model.projection_dim  # float32
     flops = {"text_length": experiment.data.text_length, "batch_size": experiment.batch_size}
     return Plan(
         experiment=experiment.name,
@@ -107,7 +110,8 @@ def plan_step(experiment: Experiment, devices: Sequence[jax.Device], available_b
         recomputed_flops_per_pair=recomputed_flops_per_pair(experiment),
         compiled_flops=costs.get("flops"),
         memory_traffic_bytes=costs.get("bytes accessed"),
-        collectives={} if compiled is None else traffic_by_kind(collectives(compiled.as_text() or "")),
+        collectives=traffic_by_kind(communication),
+        embedding_collectives=traffic_by_kind(of_arrays(communication, embeddings_bytes)),
         compile_seconds=seconds,
     )
 

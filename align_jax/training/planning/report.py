@@ -20,7 +20,13 @@ _LEAST_EFFORT = -1.0
 
 
 def plan_for_topology(
-    experiment: Experiment, topology: str, *, slices: int = 1, searching: bool = False, quiet: bool = False
+    experiment: Experiment,
+    topology: str,
+    *,
+    slices: int = 1,
+    memory_bytes: int | None = None,
+    searching: bool = False,
+    quiet: bool = False,
 ) -> dict[str, Plan | None]:
     """Compiles the step of an experiment for a topology, or searches for what fits, and prints tables of it.
 
@@ -28,6 +34,7 @@ def plan_for_topology(
         experiment: as it would be trained.
         topology: see `align_jax.parallel.topologies.topology_devices`.
         slices: TPU slices of that size.
+        memory_bytes: of one device that the step may take, where that is less than there is.
         searching: look for the largest batch and the cheapest rematerialisation.
         quiet: print progress alone, on standard error.
 
@@ -38,7 +45,7 @@ def plan_for_topology(
     progress, output = Console(stderr=True, highlight=False, soft_wrap=True), Console(highlight=False)
     if is_tpu(topology):
         jax.config.update("jax_exec_time_optimization_effort", _LEAST_EFFORT)
-    available = available_memory(devices)
+    available = min(filter(None, (available_memory(devices), memory_bytes)), default=None)
 
     def attempt(tried: Experiment) -> Plan:
         parts = ", ".join(tried.task.rematerialize) or "nothing"
@@ -103,6 +110,9 @@ def _rows(plan: Plan, cores: int | None) -> list[tuple[str, str]]:
         (kind, f"{traffic.count} of {traffic.arrays} arrays, {traffic.bytes / 2**20:,.1f} MiB")
         for kind, traffic in plan.collectives.items()
     ]
+    if plan.embedding_collectives:
+        counts = [f"{traffic.arrays} by {kind}" for kind, traffic in plan.embedding_collectives.items()]
+        rows.append(("  embeddings", f"and their gradients: {', '.join(counts)}"))
     rows += _least_times(plan, cores)
     rows.append(("compiled in", f"{plan.compile_seconds:.0f} s"))
     return rows

@@ -7,9 +7,11 @@ import jax
 import pytest
 
 from align_jax.cli import main
+from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig
 from align_jax.parallel.mesh import MeshShape
 from align_jax.training.planning.plan import _step_and_arguments, _too_large, available_memory, plan_step
-from align_jax.training.planning.report import plan_for_topology
+from align_jax.training.planning.report import _verdict, plan_for_topology
+from align_jax.training.planning.search import rematerialization_ladder
 
 
 @pytest.fixture(scope="module")
@@ -99,42 +101,52 @@ def test_other_errors_of_the_compiler_are_not_taken_for_it():
         _too_large(RuntimeError("INTERNAL: HLO pass failed"))
 
 
-def test_search_prints_both_answers(small, monkeypatch, capsys, plan):
-    from align_jax.training.planning import report
+@pytest.fixture(scope="module")
+def smallest(small):
+    """Towers of one block and one layer, which compile in no time."""
+    one = {"kernel_sizes": (3,), "strides": (2,), "num_block_repeats": (1,), "expand_ratios": (1,), "hidden_dim": 8}
+    vision = AlignVisionConfig.tiny(in_channels=(32,), out_channels=(8,), **one)
+    model = AlignConfig.of_towers(vision, AlignTextConfig.tiny(num_hidden_layers=1), projection_dim=8)
+    return dataclasses.replace(small, task=dataclasses.replace(small.task, model=model, batch_norm_group_size=4))
 
-    def compiled(experiment, devices, available_bytes):
-        needed = 2**20 * experiment.batch_size * (10 - len(experiment.task.rematerialize))
-        fits = needed <= 2**20 * 16 * 8
-        return dataclasses.replace(
-            plan, batch_size=experiment.batch_size, rematerialize=experiment.task.rematerialize, fits=fits
-        )
 
-    monkeypatch.setattr(report, "plan_step", compiled)
-    small = dataclasses.replace(small, task=dataclasses.replace(small.task, batch_norm_group_size=1))
-    plans = plan_for_topology(small, "local", searching=True)
+def test_search_finds_the_largest_batch_that_the_memory_holds(smallest, capsys):
+    """Every try is compiled. On CPU rematerialisation saves nothing, so it is the batch that must be chosen."""
+    everything = rematerialization_ladder(smallest)[-1]
+    task = dataclasses.replace(smallest.task, rematerialize=everything)
+    enough = plan_step(dataclasses.replace(smallest, batch_size=24, task=task), jax.devices()[:2], None).needed_bytes
+    plans = plan_for_topology(smallest, "cpu:2", memory_bytes=enough, searching=True)
+    assert smallest.batch_size == 16
     assert {name: found.batch_size for name, found in plans.items()} == {
         "least rematerialisation": 16,
         "largest batch": 24,
     }
+    assert all(found.fits and found.needed_bytes <= enough == found.available_bytes for found in plans.values())
     printed = capsys.readouterr()
     assert "largest batch" in printed.out
-    assert printed.err.count("compiling batch") >= 4
+    assert "compiling batch 32 for cpu:2, image/stem" in printed.err
+    assert "does not fit" in printed.err
 
 
-def test_the_command_prints_json(small, plan, monkeypatch, capsys):
-    from align_jax.training.planning import report
-
-    monkeypatch.setattr(report, "plan_step", lambda *arguments: plan)
+def test_the_command_prints_json(plan, capsys):
     assert main(["plan", "--config", "configs/align_b7_base_coyo.py:debug", "--topology", "local", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["step"]["needed_bytes"] == plan.needed_bytes
     assert printed["step"]["collectives"]["all-gather"]["count"] == 2
+    assert printed["step"]["embedding_collectives"] == {
+        kind: printed["step"]["collectives"][kind] for kind in ("all-gather", "reduce-scatter")
+    }
 
 
-def test_a_step_that_does_not_fit_is_status_one(plan, monkeypatch, capsys):
-    from align_jax.training.planning import report
+def test_a_step_that_does_not_fit_is_status_one(plan, capsys):
+    command = ["plan", "--config", "configs/align_b7_base_coyo.py:debug", "--topology", "local", "--memory", "0.001"]
+    assert main(command) == 1
+    assert f"does not fit: {plan.needed_bytes / 2**30:.2f} of 0.00 GiB a device" in capsys.readouterr().out
+    refused = dataclasses.replace(plan, fits=False, memory=None, needed_bytes=2**35)
+    assert _verdict(refused).startswith("does not fit: temporaries alone need 32.00 of 1.00 GiB")
 
-    refused = dataclasses.replace(plan, fits=False, memory=None, needed_bytes=2**35, collectives={})
-    monkeypatch.setattr(report, "plan_step", lambda *arguments: refused)
-    assert main(["plan", "--config", "configs/align_b7_base_coyo.py:debug", "--topology", "local"]) == 1
-    assert "does not fit: temporaries alone need 32.00" in capsys.readouterr().out
+
+def test_memory_that_no_device_has_is_one_line(capsys):
+    command = ["plan", "--config", "configs/align_b7_base_coyo.py:debug", "--topology", "local", "--memory"]
+    assert main([*command, "0"]) == 2
+    assert "--memory 0.0 is not possible; give the GiB of one device" in capsys.readouterr().err

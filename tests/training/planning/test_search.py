@@ -37,6 +37,7 @@ class Compiler:
             compiled_flops=None,
             memory_traffic_bytes=None,
             collectives={},
+            embedding_collectives={},
             compile_seconds=0.0,
         )
 
