@@ -1,6 +1,7 @@
 """The evaluations that run beside a training, on the parameters of the moment."""
 
 import dataclasses
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from jaxtyping import Int
 from align_jax.data.loader import EvaluationLoader
 from align_jax.data.pairs import PairData
 from align_jax.data.quarantine import Quarantine
-from align_jax.data.records import PairDataset, PairRecord
+from align_jax.data.records import PairDataset, PairRecord, PairSequence, RecordError
 from align_jax.data.text import Tokenizer
 from align_jax.evaluation.retrieval import RetrievalSet, recall
 from align_jax.inference.encoder import Encoder
@@ -89,7 +90,7 @@ class Retrieval:
         self.settings = settings
         self._encoder = Encoder(module, mesh, tokenizer, text_length=data.text_length, batch_size=settings.batch_size)
         sources = [settings.queries.open()] + ([settings.distractors.open()] if settings.distractors else [])
-        self._records = [source[index] for source in sources for index in range(len(source))]
+        self._records = [_read(source, index, quarantine) for source in sources for index in range(len(source))]
         self._query_ids = np.arange(len(sources[0]))
         self._loader = EvaluationLoader(
             self._records,
@@ -100,13 +101,19 @@ class Retrieval:
             stall_seconds=data.stall_seconds,
         )
 
-    def run(self, variables: dict[str, Any]) -> RetrievalOutcome:
-        """Embeds everything and measures recall; pictures that do not decode are neither asked for nor found."""
+    def run(self, variables: dict[str, Any], between: Callable[[], None] = lambda: None) -> RetrievalOutcome:
+        """Embeds everything and measures recall; pictures that do not decode are neither asked for nor found.
+
+        Args:
+            variables: of the model.
+            between: called before each batch of images, and before the texts; what it raises ends the evaluation.
+        """
         prepared = self._encoder.prepare(variables)
         captions = slice(1) if self.settings.captions == "first" else slice(None)
         texts = [(index, text) for index, record in enumerate(self._records) for text in record.texts[captions]]
         with closing(self._loader.iterate()) as batches:
-            images, valid = self._encoder.images(prepared, batches)
+            images, valid = self._encoder.images(prepared, (batch for batch in batches if between() is None))
+        between()
         image_ids = np.flatnonzero(valid[: len(self._records)])
         embedded = RetrievalSet(
             images=images[image_ids],
@@ -122,3 +129,13 @@ class Retrieval:
             texts=[text for _, text in texts],
             query_ids=query_ids,
         )
+
+
+def _read(source: PairSequence, index: int, quarantine: Quarantine) -> PairRecord:
+    """A record, or what stands for it where it cannot be read: no image that decodes, and no captions."""
+    try:
+        return source[index]
+    except RecordError as error:
+        key = f"record {index}"
+        quarantine.add(key, str(error))
+        return PairRecord(key, b"", ())

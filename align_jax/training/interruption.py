@@ -40,7 +40,7 @@ class Interruption:
     nothing is ever requested.
 
     Attributes:
-        received: whether this process, being the only one, was asked to stop.
+        received: whether the run was asked to stop, as far as this process knows.
     """
 
     def __init__(self) -> None:
@@ -57,11 +57,23 @@ class Interruption:
         self._calls += 1  # not the training step, which a rollback takes back
         return multihost_utils.reached_preemption_sync_point(self._calls)
 
+    def check(self) -> None:
+        """Ends work that several processes divide alike, on all of them after the same part; they ask after each part.
+
+        A process that is alone need not ask, see `waiting`.
+
+        Raises:
+            Interrupted: when asked to stop.
+        """
+        if not self._alone and self.due():
+            self.received = True
+            raise Interrupted
+
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """A wait that may be given up: within it, or on the way into it, a request ends the block at once.
 
-        In several processes it does not: all of them must reach the same step.
+        In several processes it does not: all of them must stop at the same place, see `check`.
 
         Raises:
             Interrupted: when asked to stop.

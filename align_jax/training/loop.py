@@ -230,10 +230,11 @@ class _Run:
         for evaluation in self.evaluations:
             try:
                 with self.interruption.waiting():
-                    outcomes[evaluation.settings.name] = evaluation.run(self.state.variables())
+                    outcome = evaluation.run(self.state.variables(), self.interruption.check)
             except Interrupted:
                 raise InterruptedRunError(self.last_step) from None
-            self._log_evaluation(self.last_step, evaluation, outcomes[evaluation.settings.name])
+            outcomes[evaluation.settings.name] = outcome
+            self._log_evaluation(self.last_step, evaluation, outcome)
         return outcomes
 
     def _due(self, step: int) -> list[Retrieval]:
@@ -248,7 +249,7 @@ class _Run:
         for evaluation in self._due(step):
             self.recorder.settle()
             with self._saved_if_interrupted(step, evaluated=False):
-                outcome = evaluation.run(self.state.variables())
+                outcome = evaluation.run(self.state.variables(), self.interruption.check)
             self._log_evaluation(step, evaluation, outcome)
             self.recorder.restart_clock()
 

@@ -63,11 +63,11 @@ def test_sigterm_during_an_evaluation_does_not_lose_it(evaluated, finished_evalu
     straight, straight_workdir = finished_evaluated_run
     run, calls = Retrieval.run, []
 
-    def signalling(self, variables):
+    def signalling(self, variables, between):
         calls.append(1)
         if len(calls) == 1:
             terminate()
-        return run(self, variables)
+        return run(self, variables, between)
 
     monkeypatch.setattr(Retrieval, "run", signalling)
     with pytest.raises(InterruptedRunError, match="saved at step 10"):

@@ -257,3 +257,28 @@ def test_builder_of_the_fixture_is_deterministic(tmp_path, data_dir):
     assert main(["data", "folder", *arguments]) == 0
     first, second = (PairDataset("discs", "train", str(root)).open() for root in (data_dir, tmp_path / "data"))
     assert [record.texts for record in first] == [record.texts for record in second]
+
+
+def test_record_that_cannot_be_read_is_left_out_of_an_evaluation(evaluated, finished_evaluated_run, tmp_path):
+    from align_jax.data.quarantine import Quarantine
+    from align_jax.data.records import PairSource, RecordError
+    from align_jax.training.evaluations import Retrieval
+    from align_jax.training.workdir import open_tokenizer
+
+    original = PairSource.__getitem__
+
+    def damaged(self, index):
+        if index == 5:
+            raise RecordError("record 5 cannot be read: checksum")
+        return original(self, index)
+
+    quarantine = Quarantine(tmp_path / "quarantine-0.jsonl", 1)
+    parts = evaluated.task.module(), evaluated.mesh.build(), open_tokenizer(evaluated), evaluated.data, quarantine
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PairSource, "__getitem__", damaged)
+        outcome = Retrieval(evaluated.evaluations[0], *parts).run(finished_evaluated_run[0].variables())
+    assert 5 not in outcome.query_ids
+    assert len(outcome.query_ids) == len(outcome.texts) == 63
+    assert 5 not in outcome.embedded.text_ids
+    assert quarantine.count == 1
+    assert "checksum" in quarantine.path.read_text()

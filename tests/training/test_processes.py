@@ -8,9 +8,30 @@ import jax
 import numpy as np
 
 from align_jax.parallel.mesh import MeshShape
+from align_jax.training.evaluations import Every
 from align_jax.training.loop import train
 from align_jax.training.metrics_log import read_metrics
 from tests.processes import run_together, start_flags, write_config
+
+TERMINATED_WHILE_IT_EVALUATES = """
+import os, signal, sys, time
+from align_jax.cli import main
+from align_jax.data.loader import EvaluationLoader
+
+iterate = EvaluationLoader.iterate
+
+
+def slowly(self):
+    for number, batch in enumerate(iterate(self)):
+        if number == 1 and sys.argv[-1] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+        yield batch
+
+
+EvaluationLoader.iterate = slowly
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 def losses(workdir):
@@ -64,6 +85,20 @@ def test_run_stopped_on_eight_devices_continues_on_other_machines(experiment, fi
     for name in ("one", "four", "two"):
         assert losses(tmp_path / name)[10] == expected[10]
         assert_losses_of(tmp_path / name, expected)
+
+
+def test_sigterm_to_one_of_two_processes_ends_an_evaluation_on_both(evaluated, tmp_path):
+    """After the same batch; the evaluation is made when the run continues."""
+    often = dataclasses.replace(evaluated.evaluations[0], every=Every(2), batch_size=8)
+    config = write_config(dataclasses.replace(evaluated, evaluations=(often,)), tmp_path / "config.py")
+    flags = ["--config", str(config), "--workdir", str(tmp_path / "run")]
+    commands = [["-c", TERMINATED_WHILE_IT_EVALUATES, "train", *flags, *where] for where in start_flags(2)]
+    cache = jax.config.jax_compilation_cache_dir
+    finished = run_together(commands, devices=4, limit_seconds=300, cache=cache)
+    assert [process.status for process in finished] == [143, 143], [process.errors for process in finished]
+    assert all("saved at step 2" in process.errors for process in finished)
+    assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
+    assert recalls(tmp_path / "run") == []
 
 
 def test_hung_data_of_a_worker_is_named_and_ends_the_command(experiment, data_dir, tmp_path):
