@@ -11,11 +11,13 @@ import pytest
 from PIL import Image
 
 from align_jax import AlignModel, AlignProcessor
+from align_jax.checkpoints import Checkpoints, Weights
 from align_jax.data.images import ImageDecodeError
+from align_jax.inference.digest import model_digest
 from align_jax.inference.embedder import Embedder
 from align_jax.inference.prefetch import Timings
 from align_jax.parallel.mesh import MeshShape
-from tests.inference.tiny_align import WORDS, write_folder
+from tests.inference.tiny_align import CONFIG, WORDS, reference_variables, write_folder, write_processor
 
 TOLERANCE = 1e-5  # of unit vectors
 BROKEN = (0, 5, 6, 7, 17)
@@ -126,6 +128,26 @@ def test_bfloat16_is_the_same_model_less_precisely(embedder, folder) -> None:
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.0, rtol=1e-5)
         difference = np.abs(found - exact).max()
         assert 1e-5 < difference < 0.1
+
+
+def test_weights_of_a_workdir_are_the_averaged_or_the_last_ones(embedder, folder, tmp_path) -> None:
+    """Averaged are those of the folder; the last ones differ in both towers."""
+    averaged = reference_variables()
+    last = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf + np.float32(0.1) if "bias" in jax.tree_util.keystr(path) else leaf, averaged["params"]
+    )
+    write_processor(tmp_path)
+    CONFIG.to_json(tmp_path)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(3, jax.device_put({**averaged, "params": last, "ema_params": averaged["params"]}), {})
+    choices: dict[Weights, Any] = {"ema": averaged, "raw": {**averaged, "params": last}}
+    inputs = [encoded(number) for number in range(4)], captions()[:4]
+    of_the_folder = embedder.images(inputs[0]), embedder.texts(inputs[1])
+    for weights, variables in choices.items():
+        found = Embedder.from_pretrained(tmp_path, batch_size=8, weights=weights)
+        assert found.digest == model_digest(CONFIG, variables)
+        for embeddings, expected in zip((found.images(inputs[0]), found.texts(inputs[1])), of_the_folder, strict=True):
+            assert (np.abs(embeddings - expected).max() < TOLERANCE) == (weights == "ema")
 
 
 def test_another_form_of_the_folder_is_the_same_model(embedder, folder, tmp_path) -> None:
