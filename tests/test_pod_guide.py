@@ -11,8 +11,8 @@ from align_jax.training.interruption import InterruptedRunError
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "tpu_pod.md").read_text()
 OTHER_TOOLS = """
---accelerator-type --cluster --command --docker-image --gpus-per-node --implicit-dirs --node-id --nodes --ntasks-per-node
---num-slices --requeue --runtime-version --signal --tpu-type --worker --workload --zone
+--accelerator-type --cluster --command --docker-image --gpus-per-node --implicit-dirs --node-id --nodes
+--ntasks-per-node --num-slices --requeue --runtime-version --signal --tpu-type --worker --workload --zone
 """
 
 
