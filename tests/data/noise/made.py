@@ -45,6 +45,11 @@ def rows(seed: int = 0) -> list[dict[str, Any]]:
     made += [(_picture(2_000, 400, 300), "a red dog"), (b"no image", "a red dog"), (b"", "a blue dog")]
     made += [(_picture(5_000, 400, 300), text) for text in ("", " \n", "!!", "É! dog, cat. (night)")]
     made += [(_picture(4_000 + number, 400, 300), "a red dog") for number in range(33)]
+    for texts in (5, 6):  # at a limit, and above it; the first pair stands there twice
+        image = _picture(6_000 + texts, 400, 300)
+        made += [(image, f"the {word} street") for word in (*_WORDS[:texts], _WORDS[0])]
+    for images in (10, 11):
+        made += [(_picture(7_000 + number, 400, 300), f"sale of {images}") for number in (*range(images), 0)]
     order = rng.permutation(len(made))
     return [{"key": f"{at:04d}", "jpg": made[at][0], "txt": made[at][1]} for at in order]
 
