@@ -1,6 +1,7 @@
 """The Vision Transformer against `transformers`: layers, other sizes of images, gradients; and what is ours alone."""
 
 import dataclasses
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 from align_jax.configuration import ConfigurationError, ViTConfig
-from align_jax.conversion.verify import compare_layers
+from align_jax.configuration.labels import numbered_labels
+from align_jax.conversion.verify import Inputs, compare_layers
 from align_jax.models.position_embeddings import interpolate_positions
 from align_jax.models.vit import ViT
 from tests.models.reference import (
@@ -57,6 +59,32 @@ def test_every_layer_agrees(config: ViTConfig) -> None:
     model = reference_model(config if not values else dataclasses.replace(config, representation_size=32))
     tensors = {name: tensor for name, tensor in tensors_of(model).items() if not values or "pooler" not in name}
     assert_agreement(compare_layers(config, tensors, variables_of(config, tensors)))
+
+
+@pytest.mark.optimized
+def test_large_at_384_px_agrees_layer_by_layer() -> None:
+    config = ViTConfig.large(id2label=numbered_labels(1000), image_size=384)
+    model = reference_model(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 304_715_752
+    tensors = tensors_of(model)
+    variables = variables_of(config, tensors)
+    tensors = ReadOnce(tensors)
+    del model
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 304_715_752
+    images = random_images(np.random.default_rng(0), 1, 384)
+    differences = compare_layers(config, tensors, variables, Inputs(images, None))
+    assert len(differences) == 1 + 2 * 24 + 2
+    assert_agreement(differences)
+
+
+class ReadOnce(dict[str, np.ndarray]):
+    """Tensors that nobody holds any more when our model starts."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self.keys()))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.pop(name)
 
 
 @pytest.mark.parametrize("size", ["ti"])
@@ -143,6 +171,23 @@ def test_rematerialised_layers_have_the_same_gradient(variables: dict[str, Any])
     assert value != jnp.sum(jnp.square(ViT(config).apply(variables, images).logits))  # pyrefly: ignore
     with pytest.raises(ConfigurationError, match="'stem'"):
         ViT(CONFIG, rematerialize=("stem",)).apply(variables, images)
+
+
+def test_the_pre_training_head_classifies_by_the_representation(reference: Any) -> None:
+    """Which `transformers` has apart: a tanh layer in its tower, and a classifier without it."""
+    config = ViTConfig.tiny(id2label=LABELS, representation_size=24)
+    tower = reference_model(dataclasses.replace(config, id2label=()))
+    names = {name: f"vit.{name}" for name in tensors_of(tower)}
+    head = {name: tensor for name, tensor in tensors_of(reference).items() if name.startswith("classifier")}
+    head["classifier.weight"] = np.random.default_rng(1).standard_normal((3, 24)).astype(np.float32)
+    variables = variables_of(config, {names[name]: tensor for name, tensor in tensors_of(tower).items()} | head)
+    images = random_images(np.random.default_rng(0), 2, 32)
+    with torch.no_grad():
+        representation = tower(channels_first(images)).pooler_output.numpy()
+    expected = representation @ head["classifier.weight"].T + head["classifier.bias"]
+    found: Any = jax.jit(ViT(config).apply)(variables, images)
+    assert np.max(np.abs(found.logits - expected)) <= 1e-5 * np.max(np.abs(expected))
+    assert np.max(np.abs(found.pooled - representation)) <= 1e-5
 
 
 def test_first_variables_are_those_of_the_released_training() -> None:

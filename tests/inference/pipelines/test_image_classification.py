@@ -98,6 +98,18 @@ def test_models_and_classifiers_may_be_given(vit: Any, folders: dict[str, Path],
         pipeline(TASK, model=model)
 
 
+def test_converted_folders_classify_as_their_source(
+    folders: dict[str, Path], vit: Any, pictures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours, back = tmp_path / "ours", tmp_path / "back"
+    assert main(["convert", str(folders["vit"]), str(ours)]) == 0
+    assert main(["convert", str(ours), str(back), "--to", "hf"]) == 0
+    capsys.readouterr()
+    assert_same(pipeline(TASK, model=ours)(pictures), vit(pictures))
+    assert_same(transformers.pipeline(TASK, model=str(back))(pictures), vit(pictures))
+    assert ViTForImageClassification.from_pretrained(ours).config.id2label == LABELS
+
+
 def test_batches_change_nothing(folders: dict[str, Path], pictures: list[str]) -> None:
     pixels = [np.asarray(Image.open(path).convert("RGB")) for path in pictures]
     small, large = (Classifier.from_pretrained(folders["vit"], batch_size=size).logits(7 * pixels) for size in (8, 16))
