@@ -1,9 +1,11 @@
 """`align-jax data`: prepares data sets and vocabularies."""
 
+import functools
+import os
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from absl import logging
 
@@ -18,8 +20,9 @@ def main(argv: Sequence[str]) -> int:
 
     import tyro  # noqa: PLC0415  (the list of commands needs no parser)
 
+    prepare = {"openmoji": openmoji, "folder": folder, "img2dataset": img2dataset, "vocabulary": vocabulary}
     tyro.extras.subcommand_cli_from_dict(
-        {"openmoji": openmoji, "folder": folder, "vocabulary": vocabulary, "coyo": coyo, "filter": noise_filter},
+        prepare | {"coyo": coyo, "filter": noise_filter},
         args=list(argv),
         prog="align-jax data",
         description=__doc__,
@@ -69,6 +72,43 @@ def folder(
         captioned_images.prepare(builder)
         left_out = captioned_images.skipped_by_reason(builder.skipped)
         print(f"{_summary(builder)}; {left_out}; see {captioned_images.SKIPPED_FILE} there")
+
+
+def img2dataset(
+    input: Path,
+    name: str | None = None,
+    data_dir: Path = Path("data"),
+    source: Literal["img2dataset", "coyo700m", "coyo-labeled300m"] = "img2dataset",
+    layout: Literal["webdataset", "tfrecord", "parquet", "files"] | None = None,
+    columns: tuple[str, ...] = (),
+    unique: tuple[Literal["key", "url", "sha256", "pair"], ...] = ("key", "pair"),
+    workers: int | None = None,
+) -> None:
+    """Prepares what img2dataset has downloaded, in any of its layouts; continues where it was stopped.
+
+    Args:
+        input: the output_folder of img2dataset.
+        name: of the data set that is made; that of the source where it is not given.
+        data_dir: the folder that data sets lie in.
+        source: img2dataset for any list of URLs; coyo700m and coyo-labeled300m know the columns of COYO.
+        layout: of the shards; found out where it is not given.
+        columns: of the tables, to be kept beside image and text.
+        unique: what no two records may share: their key, URL, image (sha256), or image and text (pair).
+        workers: processes; one for each core where it is not given.
+    """
+    from rich.console import Console  # noqa: PLC0415
+
+    from align_jax.data.builders import img2dataset as builders  # noqa: PLC0415  (heavy, after the help)
+    from align_jax.progress import progress  # noqa: PLC0415
+
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers {workers} is not positive; 1 works without further processes")
+    builder = builders.BUILDERS[source](builders.Input(input, layout, columns, unique), data_dir, name)
+    if not _already_prepared(builder):
+        shown = functools.partial(progress, console=Console(stderr=True), unit="shards")
+        print(builder.prepare(workers or len(os.sched_getaffinity(0)), shown))
+        print(f"{_summary(builder)}; see {builders.AUDIT_FILE} and {builders.LEFT_OUT_FILE} there")
+    builder.remove_work_folder()
 
 
 def vocabulary(data: str, output: Path, data_dir: Path = Path("data"), split: str = "train", size: int = 8192) -> None:
