@@ -79,8 +79,9 @@ class Answers:
         return {each["label"]: each["score"] for each in found}
 
     def by_classifier(self, image: str | None) -> dict[str, float]:
-        """The five classes of the classifier that fit an uploaded image best."""
-        return {each["label"]: each["score"] for each in self._classifier(_pixels(image), top_k=5)}
+        """The five classes of the classifier that fit an uploaded image best; of two with one name, the better."""
+        found = self._classifier(_pixels(image), top_k=5)
+        return {each["label"]: each["score"] for each in reversed(found)}
 
     def search(self, text: str, image: str | None, minus: str, count: int) -> list[Hit]:
         """The pictures nearest to a text, an uploaded image, or both, and farther from a text to be subtracted."""

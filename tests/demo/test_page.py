@@ -21,6 +21,7 @@ from align_jax.demo.uploads import MAX_UPLOAD_BYTES
 from align_jax.inference.embedder import Embedder
 from align_jax.inference.search import combine
 from tests.inference.tiny_align import write_folder
+from tests.inference.tiny_classifiers import write_vit
 
 pytest.importorskip("gradio", reason="needs gradio")
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
@@ -35,13 +36,15 @@ FLAGS = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1180,1000",
 ]  # fmt: skip
 PATIENCE_SECONDS = 60
+TABS = ["Search", "Classify by names", "Image classifier"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A model, pictures, their embeddings, and files that are refused."""
+    """A model, a classifier, pictures, their embeddings, and files that are unusual or refused."""
     folder, rng = tmp_path_factory.mktemp("demo"), np.random.default_rng(0)
     write_folder(folder / "model")
+    write_vit(folder / "classifier")
     (folder / "pictures").mkdir()
     for number in range(6):
         pixels = np.clip(rng.normal(40 * number, 60, (40, 40, 3)), 0, 255).astype(np.uint8)
@@ -51,7 +54,13 @@ def folder(tmp_path_factory) -> Path:
     assert main([*map(str, command), "--batch-size", "8"]) == 0
     (folder / "large.png").write_bytes(b"x" * (MAX_UPLOAD_BYTES + 1))
     (folder / "broken.png").write_bytes((folder / "pictures" / "picture-0.png").read_bytes()[:200])
+    (folder / "empty.png").write_bytes(b"")
     Image.new("1", (6000, 6000)).save(folder / "huge.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown after a quarter turn
+    unusual = Image.new("CMYK", (40, 20), (0, 200, 0, 0))
+    unusual.paste((200, 0, 0, 0), (0, 0, 10, 20))
+    unusual.save(folder / "rotated.png", "JPEG", exif=exif)
     return folder
 
 
@@ -59,6 +68,7 @@ def folder(tmp_path_factory) -> Path:
 def address(folder) -> Iterator[str]:
     """The page, served by the command in a process of its own."""
     command = [sys.executable, "-m", "align_jax", "demo", "--model", folder / "model", "--index", folder / "index"]
+    command += ["--classifier", folder / "classifier"]
     environment = os.environ | {"XLA_FLAGS": "", "PYTHONUNBUFFERED": "1", "TMPDIR": str(folder)}
     before = {"log", *(one.name for one in folder.iterdir())}
     with (
@@ -141,6 +151,12 @@ def captions(page) -> list[str]:
     return [one.text for one in find(page, "#found .caption-label")]
 
 
+def shares(page, where) -> list[tuple[str, str]]:
+    """Classes and their percentages, as the bars show them."""
+    shown = until(lambda: [one.text.split() for one in find(page, f"{where} .confidence-set")])
+    return [(" ".join(words[:-1]), words[-1]) for words in shown]
+
+
 def message(page) -> str:
     texts = until(lambda: [one.text for one in find(page, ".toast-body") if one.text.strip()])
     return " ".join(texts[0].split())
@@ -157,7 +173,7 @@ def test_the_page_comes_from_this_machine_alone(page, address):
     loaded = page.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
     assert loaded
     assert all(url.startswith((address, "data:", "blob:")) for url in loaded)
-    assert [tab.text for tab in find(page, "button[role=tab]")] == ["Search", "Classify by names"]
+    assert [tab.text for tab in find(page, "button[role=tab]")] == TABS
 
 
 def test_search_by_text_by_image_and_by_both(page, folder, embedder):
@@ -192,14 +208,36 @@ def test_classify_by_names(page, folder):
     expected = pipeline("zero-shot-image-classification", folder / "model")(
         folder / "pictures" / "picture-1.png", candidate_labels=["cat", "dog", "mat"], hypothesis_template="a {}"
     )
-    shown = until(lambda: [one.text.split() for one in find(page, "#names-result .confidence-set")])
-    assert [each[0] for each in shown] == [each["label"] for each in expected]
-    assert [each[-1] for each in shown] == [f"{100 * each['score']:.0f}%" for each in expected]
+    assert shares(page, "#names-result") == [(each["label"], f"{100 * each['score']:.0f}%") for each in expected]
+
+
+def test_classify_by_a_classifier(page, folder):
+    open_tab(page, "Image classifier")
+    upload(page, "#classifier-image", folder / "pictures" / "picture-1.png")
+    until(lambda: find(page, "#classifier-image img"))
+    click(page, "#classifier-button")
+    found = pipeline("image-classification", folder / "classifier")(folder / "pictures" / "picture-1.png", top_k=5)
+    expected: dict[str, str] = {}
+    for each in found:  # two of the classes have one name
+        expected.setdefault(each["label"], f"{100 * each['score']:.0f}%")
+    assert shares(page, "#classifier-result") == list(expected.items())
+
+
+def test_an_unusual_image_is_taken(page, folder, embedder):
+    upload(page, "#search-image", folder / "rotated.png")
+    until(lambda: find(page, "#search-image img"))
+    click(page, "#search-button")
+    until(lambda: captions(page) == ranked(folder, embedder, image=embedder.images([folder / "rotated.png"])[0]))
 
 
 @pytest.mark.parametrize(
     ("file", "expected"),
-    [("large.png", "size"), ("huge.png", "25 million pixels"), ("broken.png", "damaged")],
+    [
+        ("large.png", "size"),
+        ("huge.png", "25 million pixels"),
+        ("broken.png", "damaged"),
+        ("empty.png", "not an image"),
+    ],
 )
 def test_an_upload_that_is_refused_says_why(page, folder, file, expected):
     upload(page, "#search-image", folder / file)
