@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig, EfficientNetConfig
-from align_jax.configuration.efficientnet import numbered_labels
+from align_jax.configuration.labels import numbered_labels
 from align_jax.models.align import Align
 from align_jax.models.efficientnet import EfficientNet, block_specs
 from align_jax.models.efficientnet_blocks import BatchNorm, DepthwiseConv

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from align_jax.configuration import EfficientNetConfig
-from align_jax.configuration.efficientnet import numbered_labels
+from align_jax.configuration.labels import numbered_labels
 from align_jax.conversion.efficientnet import EFFICIENTNET_TABLE, abstract_variables
 from align_jax.conversion.rules import to_flax
 from align_jax.models.efficientnet import EfficientNet, ImageFeatures
