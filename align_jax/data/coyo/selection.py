@@ -20,7 +20,7 @@ from align_jax.data.coyo.histograms import Histogram, histograms_of
 from align_jax.data.coyo.inputs import Inputs, opened
 from align_jax.data.coyo.picture import draw
 from align_jax.data.coyo.releases import CoyoError, Release
-from align_jax.data.coyo.rules import Rule
+from align_jax.data.coyo.rules import COMPARISONS, Rule
 from align_jax.data.coyo.summary import Summary
 from align_jax.data.coyo.url_list import ROWS_PER_FILE, UrlList, list_schema
 from align_jax.files import new_folder
@@ -154,11 +154,8 @@ def _choose(
     file: Any, group: int, selection: Selection, counted: _Counted, advance: Callable[[float], None]
 ) -> Bool[np.ndarray, " rows"]:
     """Which rows of a row group to keep."""
-    metadata = file.metadata.row_group(group)
-    statistics = {}
-    for index in range(metadata.num_columns):
-        column = metadata.column(index)
-        statistics[column.path_in_schema] = column.statistics
+    total = file.metadata.row_group(group).num_rows
+    statistics = _statistics(file, group, selection.rules)
     undecided: list[Rule] = []
     none_left: Rule | None = None
     for rule in selection.rules:
@@ -170,7 +167,7 @@ def _choose(
             undecided.append(rule)
     wanted = [*counted.columns, *(name for rule in undecided for name in rule.reads(selection.label_threshold))]
     chosen = []
-    for batch in _batches(file, group, list(dict.fromkeys(wanted)), metadata.num_rows):
+    for batch in _batches(file, group, list(dict.fromkeys(wanted)), total):
         alive = np.ones(len(batch), bool)
         left = len(batch)
         for rule in undecided:
@@ -188,6 +185,17 @@ def _choose(
         chosen.append(alive)
         advance(len(batch))
     return np.concatenate(chosen) if chosen else np.zeros(0, bool)
+
+
+def _statistics(file: Any, group: int, rules: Sequence[Rule]) -> dict[str, Any]:
+    """What a row group's footer says of the published columns that rules compare."""
+    wanted = {name for rule in rules if rule.operator in COMPARISONS for name in rule.reads()}
+    # Arrow ends the process where a damaged footer contradicts itself, but not when it reads: so it reads a row first.
+    for _ in file.iter_batches(1, row_groups=[group], columns=sorted(wanted)) if wanted else ():
+        break
+    paths = [file.schema.column(index).path for index in range(len(file.schema))]
+    metadata = file.metadata.row_group(group)
+    return {path: metadata.column(index).statistics for index, path in enumerate(paths) if path in wanted}
 
 
 def _copy(file: Any, group: int, alive: Bool[np.ndarray, " rows"], names: Mapping[str, str], urls: UrlList) -> None:
