@@ -20,6 +20,7 @@ import numpy as np
 
 from align_jax.checkpoints import Checkpoints
 from align_jax.files import manifest_problems, write_manifest
+from align_jax.parallel.host_memory import keep_freed_memory
 from align_jax.parallel.mesh import MeshShape
 from align_jax.training.state import abstract_state, state_initializer
 from configs.align_b7_base_coyo import get_config
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--directory", help="on the disk to be measured; the system's temporary folder when absent")
     parser.add_argument("--saves", type=int, default=3)
     arguments = parser.parse_args()
+    keep_freed_memory()  # as `align-jax train` does, before JAX starts its threads
     abstract = _abstract()
     state = _random(abstract)
     size_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
