@@ -8,7 +8,6 @@ counter-based generator with the key (seed, position in the stream), so no examp
 A process reads only the rows of each batch that its devices hold (`parallel.mesh.process_rows`).
 """
 
-import functools
 import os
 import signal
 import sys
@@ -18,12 +17,12 @@ from typing import Any, NamedTuple
 
 import cv2
 import grain
-import grain.experimental
 import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
 from align_jax.data.images import ImageDecodeError, ImageTransform, decode_image, resize_bilinear
+from align_jax.data.order import OrderedSequence, Place, shuffled_index
 from align_jax.data.quarantine import Quarantine
 from align_jax.data.records import DatasetError, PairSequence, RecordError
 from align_jax.data.stall import ReadingMarks, set_worker, watched
@@ -160,16 +159,24 @@ class _TrainBatches:
 
     def _example(self, position: int) -> tuple[UInt8[np.ndarray, "H W 3"], str]:
         loader = self._loader
-        image, texts = self._usable(shuffled_index(position, len(loader.source), loader.seed, loader.neighbours))
+        image, texts = self._usable(self._place(position))
         rng = np.random.Generator(np.random.Philox(key=[loader.seed, position]))
         caption = texts[int(rng.integers(len(texts)))] if len(texts) > 1 else texts[0]
         return loader.transform.train(image, rng), caption
 
-    def _usable(self, index: int) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[str, ...]]:
-        """The record at `index`, or the first usable one after it in the order of the data set."""
-        records = len(self._loader.source)
+    def _place(self, position: int) -> Place:
+        loader, source = self._loader, self._loader.source
+        if isinstance(source, OrderedSequence):
+            return source.stream(position, loader.seed, loader.neighbours)
+        index = shuffled_index(position, len(source), loader.seed, loader.neighbours)
+        return Place(index, range(len(source)))
+
+    def _usable(self, place: Place) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[str, ...]]:
+        """The record at a place, or the first usable one after it in the order of its data set."""
+        index, within = place
+        records = len(within)
         for offset in range(records):
-            if (found := self._read((index + offset) % records)) is not None:
+            if (found := self._read(within[(index - within.start + offset) % records])) is not None:
                 return found
             if self._loader.quarantine is not None:
                 self._loader.quarantine.check()
@@ -226,30 +233,6 @@ class _EvaluationBatches:
             except (ImageDecodeError, RecordError) as error:
                 _put_aside(loader.quarantine, key, error)
         return EvaluationBatch(images, valid)
-
-
-def shuffled_index(position: int, records: int, seed: int, neighbours: int = 1) -> int:
-    """Which record stands at `position` of the endless stream.
-
-    Each epoch is a permutation of its own, of runs of `neighbours` consecutive records; the first record follows the
-    last one. Where the runs do not divide the records, an epoch leaves out fewer than `neighbours` of them, each epoch
-    others. A data set of fewer records than `neighbours` is one run, which begins elsewhere in each epoch.
-    """
-    run_length = min(neighbours, records)
-    runs = records // run_length
-    epoch, index = divmod(position, runs * run_length)
-    run, within = divmod(index, run_length)
-    order_seed, first = _epoch_randomness(seed, epoch)
-    shuffled = grain.experimental.index_shuffle(run, max_index=runs - 1, seed=order_seed, rounds=4)
-    # The runs begin elsewhere in each epoch, so that every record meets the ones on both sides of it.
-    offset = first % records if run_length > 1 else 0
-    return (shuffled * run_length + within + offset) % records
-
-
-@functools.lru_cache(maxsize=8)
-def _epoch_randomness(seed: int, epoch: int) -> tuple[int, int]:
-    order_seed, first = np.random.SeedSequence([seed, epoch]).generate_state(2)
-    return int(order_seed), int(first)
 
 
 def _put_aside(quarantine: Quarantine | None, key: str, error: ValueError) -> None:

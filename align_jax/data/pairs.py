@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from align_jax.data.images import ImageTransform
 from align_jax.data.loader import STALL_SECONDS, TrainLoader
+from align_jax.data.mixture import PairMixture
 from align_jax.data.quarantine import Quarantine
 from align_jax.data.records import PairDataset
+from align_jax.data.tar_pairs import TarPairs
 from align_jax.data.text import Tokenizer
 
 
@@ -15,7 +17,7 @@ class PairData:
     """Image-text pairs and how they become batches.
 
     Attributes:
-        train: the pairs to learn from.
+        train: the pairs to learn from: a prepared data set, tars as they are, or a mixture of such.
         tokenizer: folder with a `tokenizer.json` or `vocab.txt`.
         transform: sizes and augmentation of the images.
         text_length: tokens per caption; longer ones are cut.
@@ -26,7 +28,7 @@ class PairData:
         stall_seconds: training stops when it has waited for a batch so long; the message names what was being read.
     """
 
-    train: PairDataset
+    train: PairDataset | TarPairs | PairMixture
     tokenizer: str
     transform: ImageTransform
     text_length: int = 64

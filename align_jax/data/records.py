@@ -67,6 +67,11 @@ class PairDataset:
     split: str
     data_dir: str
 
+    @property
+    def description(self) -> str:
+        """What the order of examples follows from, besides the number of records."""
+        return f"{self.name}, {self.split}"
+
     def open(self) -> "PairSource":
         """A random-access source of the split's records.
 

@@ -117,7 +117,9 @@ def data(experiment: Experiment) -> Iterator[Finding]:
     source = experiment.data.train.open()
     epochs = experiment.total_steps * experiment.batch_size / len(source)
     yield Finding(
-        "data", "ok", f"{len(source):,} pairs in {experiment.data.train.name}; the run sees each {epochs:.1f} times"
+        "data",
+        "ok",
+        f"{len(source):,} pairs in {experiment.data.train.description}; the run sees each {epochs:.1f} times",
     )
     count = min(_SAMPLED_RECORDS, len(source))
     generator, bad, began = np.random.default_rng(0), [], time.monotonic()

@@ -54,7 +54,7 @@ def order_of_examples(experiment: Experiment, records: int) -> dict[str, Any]:
     return {
         "seed": experiment.seed,
         "batch_size": experiment.batch_size,
-        "data set": f"{train.name}, {train.split}",
+        "data set": train.description,
         "records": records,
         "neighbours": experiment.data.neighbours,
         "tokenizer": tokenizer_digest(experiment),

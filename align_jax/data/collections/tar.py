@@ -106,15 +106,15 @@ class TarFile:
             return
         first = start - start % _STRIDE
         with self.path.open("rb", buffering=0) as file:
-            for position, sample in enumerate(_samples(file, index.headers[first // _STRIDE]), first):
+            for position, sample in enumerate(samples(file, index.headers[first // _STRIDE]), first):
                 if position >= start:
                     yield self._entry(file, sample, position in index.repeated)
 
-    def metadata_keys(self, samples: int = 100) -> set[str]:
+    def metadata_keys(self, sampled: int = 100) -> set[str]:
         """The keys that the JSON objects of the first samples have, and "txt" where there is a text."""
         found: set[str] = set()
         with self.path.open("rb", buffering=0) as file:
-            for _, sample in zip(range(samples), _samples(file), strict=False):
+            for _, sample in zip(range(sampled), samples(file), strict=False):
                 found |= {"txt"} & set(sample.members)
                 metadata = _METADATA_MEMBER in sample.members and _body(file, sample.members[_METADATA_MEMBER])
                 if metadata:
@@ -125,7 +125,7 @@ class TarFile:
     def _index(self) -> _Index:
         digest, headers, names = hashlib.sha256(), [], NameHashes()
         with self.path.open("rb", buffering=0) as file:
-            for position, sample in enumerate(_samples(file)):
+            for position, sample in enumerate(samples(file)):
                 if position % _STRIDE == 0:
                     headers.append(sample.header)
                 names.add(self._unique_key(sample))
@@ -134,7 +134,7 @@ class TarFile:
 
         def keys() -> Iterator[str | None]:
             with self.path.open("rb", buffering=0) as file:
-                yield from map(self._unique_key, _samples(file))
+                yield from map(self._unique_key, samples(file))
 
         return _Index(Contents(len(names), digest.hexdigest()), headers, names.repeated(keys))
 
@@ -176,7 +176,7 @@ class TarFile:
         return carried_values(self._columns, found[_METADATA_MEMBER], found["txt"])
 
 
-def _samples(file: BinaryIO, start: int = 0) -> Iterator[Sample]:
+def samples(file: BinaryIO, start: int = 0) -> Iterator[Sample]:
     """The samples from a header on."""
     current: Sample | None = None
     empty = True
