@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,8 +30,12 @@ the index is wrong."""
 def main(argv: Sequence[str]) -> int:
     """Parses, searches, and returns the exit status."""
     arguments = _parser().parse_args(argv)
+    arguments.text, arguments.minus = _said(arguments.text), _said(arguments.minus)
     if arguments.text is None and arguments.image is None:
         raise ValueError("there is nothing to search for; give a text, or --image FILE, or both")
+    for name, weight in (("--text-weight", arguments.text_weight), ("--image-weight", arguments.image_weight)):
+        if not 0 < weight < math.inf:
+            raise ValueError(f"{name} {weight:g} is not positive and finite; leave out what shall not count")
     if arguments.top_k < 1:
         raise ValueError(f"--top-k {arguments.top_k} is not positive; use 1 or more")
     if arguments.image is not None and not arguments.image.is_file():
@@ -67,6 +72,11 @@ def _parser() -> ArgumentParser:
     add("--weights", choices=("ema", "raw"), default="ema", help="of a workdir (default: %(default)s)")
     add("--revision", help="branch, tag or commit of a model on the Hub")
     return parser
+
+
+def _said(text: str | None) -> str | None:
+    """A text of nothing but spaces says nothing, as on the page of `align-jax demo`."""
+    return None if text is None or not text.strip() else text.strip()
 
 
 def _embedder(model: str, folder: "EmbeddingFolder", arguments: argparse.Namespace) -> "Embedder":

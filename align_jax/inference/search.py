@@ -142,26 +142,31 @@ def combine(
         text: embedding of what is sought.
         image: embedding of an image that the result resembles.
         minus: embedding of a text that the result has less of.
-        text_weight: of both texts; 2 : 1 is what the paper found best.
-        image_weight: of the image.
+        text_weight: of both texts, positive; 2 : 1 is what the paper found best.
+        image_weight: of the image, positive.
 
     Returns:
         The sum, of unit length.
 
     Raises:
-        ValueError: if there is neither text nor image, or the parts cancel out.
+        ValueError: if there is neither text nor image, a weight is not positive and finite, an embedding has no
+            direction, or the parts cancel out.
 
     Example:
         >>> combine(text=np.array([0.0, 3.0]), image=np.array([1.0, 0.0]), text_weight=1.0).round(4).tolist()
         [0.7071, 0.7071]
     """
-    parts = [(text, text_weight), (image, image_weight), (minus, -text_weight)]
-    given = [weight * _unit(embedding) for embedding, weight in parts if embedding is not None]
     if text is None and image is None:
         raise ValueError("there is nothing to search for; give a text, an image, or both")
-    total = np.sum(given, axis=0)
-    if np.any(np.linalg.norm(total, axis=-1) < 1e-6):
-        raise ValueError("what is sought and what is subtracted cancel out; give two that differ")
+    for name, weight in (("text_weight", text_weight), ("image_weight", image_weight)):
+        if not 0 < weight < np.inf:
+            raise ValueError(f"{name} {weight:g} is not positive and finite; leave out what shall not count")
+    parts = [("text", text, text_weight), ("image", image, image_weight), ("minus", minus, -text_weight)]
+    given = {name: weight * _direction(name, each) for name, each, weight in parts if each is not None}
+    total = np.sum(list(given.values()), axis=0)
+    largest = max(abs(weight) for name, _, weight in parts if name in given)
+    if np.any(np.linalg.norm(total, axis=-1) < 1e-6 * largest):
+        raise ValueError(f"{' and '.join(given)} cancel out; change one of them")
     return _unit(total)
 
 
@@ -212,6 +217,12 @@ def _check_search(queries: np.ndarray, width: int, k: int) -> None:
         raise ValueError(f"queries of size {queries.shape[1]} cannot be compared with embeddings of size {width}")
     if k < 1:
         raise ValueError(f"k={k} is not positive; use 1 or more")
+
+
+def _direction(name: str, embedding: np.ndarray) -> np.ndarray:
+    if not np.all(np.isfinite(embedding)) or not np.all(np.any(embedding, axis=-1)):
+        raise ValueError(f"the embedding of {name} is zero or not finite, so it has no direction; embed it again")
+    return _unit(embedding)
 
 
 def _unit(embedding: np.ndarray) -> np.ndarray:

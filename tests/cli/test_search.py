@@ -106,6 +106,10 @@ def test_another_model_is_refused(model, index, tmp_path, capsys):
     [
         (["cat"], "--index"),
         (["--index", "{index}"], "nothing to search for"),
+        (["--index", "{index}", " "], "nothing to search for"),
+        (["--index", "{index}", "cat", "--text-weight", "nan"], "--text-weight nan is not positive"),
+        (["--index", "{index}", "cat", "--text-weight", "0"], "--text-weight 0 is not positive"),
+        (["--index", "{index}", "cat", "--image-weight", "inf"], "--image-weight inf is not positive and finite"),
         (["--index", "{index}", "cat", "--top-k", "0"], "--top-k 0"),
         (["--index", "{index}", "--image", "absent.png"], "absent.png is not a file"),
         (["--index", "{index}", "cat"], "make quickstart"),

@@ -193,6 +193,21 @@ def test_search_by_text_by_image_and_by_both(page, folder, embedder):
     until(lambda: all(one.get_property("naturalWidth") == 40 for one in thumbnails))
 
 
+def test_a_text_is_subtracted(page, folder, embedder):
+    text, minus = embedder.texts(["a cat", "the mat"])
+    write(page, "#search-text", "a cat")
+    next(one for one in find(page, "button.label-wrap") if one.text.startswith("More")).click()
+    until(lambda: find(page, "#search-minus textarea")[0].is_displayed())
+    write(page, "#search-minus", "the mat")
+    click(page, "#search-button")
+    expected = ranked(folder, embedder, text=text, minus=minus)
+    assert expected != ranked(folder, embedder, text=text)
+    until(lambda: captions(page) == expected)
+    write(page, "#search-minus", "a cat")
+    click(page, "#search-button")
+    assert "are the same" in message(page)
+
+
 def test_an_example_is_asked_when_it_is_clicked(page):
     until(lambda: [one for one in find(page, "button.gallery-item") if one.is_displayed()])[0].click()
     until(lambda: captions(page)[:1] == ["picture-0.png · 1.00"])

@@ -144,5 +144,27 @@ def test_nothing_to_search_for_is_refused():
     one = np.array([1.0, 0.0])
     with pytest.raises(ValueError, match="nothing to search for"):
         combine(minus=one)
-    with pytest.raises(ValueError, match="cancel out"):
+    with pytest.raises(ValueError, match="text and minus cancel out"):
         combine(text=one, minus=2 * one)
+    with pytest.raises(ValueError, match="text and image cancel out"):
+        combine(text=one, image=-one, text_weight=1.0)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["text_weight", "image_weight"])
+def test_weights_that_mean_nothing_are_refused(name, weight):
+    with pytest.raises(ValueError, match=f"{name} {weight:g} is not positive and finite"):
+        combine(np.array([1.0, 0.0]), np.array([0.0, 1.0]), **{name: weight})
+
+
+def test_tiny_weights_do_not_cancel_out():
+    np.testing.assert_allclose(combine(np.array([3.0, 0.0]), text_weight=1e-9, image_weight=1e-9), [1.0, 0.0])
+
+
+@pytest.mark.parametrize("embedding", [[[0.0, 0.0], [1.0, 0.0]], [[np.nan, 1.0], [1.0, 0.0]]])
+def test_embeddings_without_a_direction_are_refused(embedding):
+    one = np.array([[1.0, 0.0], [1.0, 0.0]])
+    with pytest.raises(ValueError, match="the embedding of text is zero or not finite"):
+        combine(text=np.array(embedding), image=one)
+    with pytest.raises(ValueError, match="the embedding of minus is zero"):
+        combine(text=one, minus=0 * one)
