@@ -94,6 +94,8 @@ def prepare_records(
         advance(0.5 * (len(shards.shards) - len(copies)))
         for _ in run(_copy, copies):
             advance(0.5)
+    for left in target.glob(".*.tmp"):  # by a worker that was killed
+        left.unlink()
     audit = sum((state.audit for state in finished), Audit())
     audit.left_out.update(duplicates)
     audit.kept -= duplicates.total()

@@ -84,6 +84,14 @@ def test_finished_parts_are_not_read_again_but_changed_ones_are(folder, tmp_path
     assert "00003" in read
 
 
+def test_halves_of_files_that_a_killed_worker_left_are_no_part_of_the_data_set(folder, whole, tmp_path, monkeypatch):
+    die_in(monkeypatch, Img2Dataset, "_finish", killed, Img2Dataset(Input(folder), tmp_path, "pictures"))
+    (finished,) = tmp_path.glob("pictures/preparing/finished-*")
+    (finished / ".pictures-train.array_record-00001-of-00005.1.tmp").write_bytes(b"half")
+    Img2Dataset(Input(folder), tmp_path, "pictures").prepare(workers=1)
+    assert files(tmp_path) == whole
+
+
 def test_duplicates_that_change_are_taken_from_the_input_again(tmp_path, monkeypatch):
     """The shards of the data set were made already, and what they were made of is gone."""
     shards = [[Sample(0, jpeg(0), "a")], [Sample(1, jpeg(1), "b"), Sample(2, jpeg(2), "c")]]
