@@ -11,6 +11,8 @@ from align_jax.data.records import DatasetError, PairDataset, PairRecord
 
 A, B = PairDataset("a", "train", "data"), PairDataset("b", "train", "data")
 
+AROUND_A_BLOCK = range(BLOCK_RUNS - 200, BLOCK_RUNS + 200)
+
 
 def parts(count, weights, lengths=None, seed=0, neighbours=1, start=0):
     lengths = lengths or [100] * len(weights)
@@ -18,7 +20,7 @@ def parts(count, weights, lengths=None, seed=0, neighbours=1, start=0):
     return [int(np.searchsorted(np.cumsum(lengths), place.index, side="right")) for place in places]
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=5), st.integers(0, 2**63 - 1))
 def test_each_part_has_its_share_of_the_stream(weights, seed):
     count = Counter(parts(BLOCK_RUNS, [float(weight) for weight in weights], seed=seed))
@@ -29,7 +31,7 @@ def test_each_part_has_its_share_of_the_stream(weights, seed):
 def test_shares_hold_over_any_number_of_blocks():
     weights = [1 / 3, 1 / 3, 1 / 3]
     far = 10**6 * BLOCK_RUNS
-    count = Counter(parts(BLOCK_RUNS, weights)) + Counter(parts(2 * BLOCK_RUNS, weights, start=far))
+    count = Counter(parts(3 * BLOCK_RUNS, weights, start=far))
     assert all(abs(number - BLOCK_RUNS) <= 2 for number in count.values())
 
 
@@ -44,9 +46,9 @@ def test_every_epoch_of_each_part_has_each_record_once():
 
 def test_order_is_a_function_of_seed_and_position():
     lengths, weights = [50, 70], [1.0, 2.0]
-    stream = [mixed_place(position, lengths, weights, 3) for position in range(4500)]
-    assert [mixed_place(position, lengths, weights, 3) for position in range(4499, 0, -97)] == stream[4499:0:-97]
-    assert [mixed_place(position, lengths, weights, 4) for position in range(4500)] != stream
+    stream = [mixed_place(position, lengths, weights, 3) for position in AROUND_A_BLOCK]
+    assert [mixed_place(position, lengths, weights, 3) for position in AROUND_A_BLOCK[::-7]] == stream[::-7]
+    assert [mixed_place(position, lengths, weights, 4) for position in AROUND_A_BLOCK] != stream
     assert len(set(parts(64, weights))) == 2  # both from the first batch on
 
 

@@ -31,7 +31,7 @@ def test_run_that_would_go_well_has_no_fault(experiment, tmp_path):
     words = " ".join(finding.text for finding in found)
     assert "8 x cpu" in words
     assert "4 of 32 pairs on a device" in words
-    assert "64 pairs in discs; the run sees each 10.0 times" in words
+    assert "64 pairs in discs, train; the run sees each 10.0 times" in words
     assert not (tmp_path / "run").exists()  # looking leaves nothing behind
 
 
