@@ -13,6 +13,7 @@
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,8 +169,8 @@ def _named(paths: list[Path], suffixes: Sequence[str]) -> list[tuple[Path, str]]
     else:
         named = [(path, path.stem) for path in paths]
     names = [name for _, name in named]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise CollectionError(f"two inputs have the name {twice!r}, which ids begin with; rename one")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise CollectionError(f"two inputs have the name {twice[0]!r}, which ids begin with; rename one")
     for name in names:
         if problem := name_problem(name):
             raise CollectionError(f"the input {shown(name)} cannot be read: {problem}; rename it")
