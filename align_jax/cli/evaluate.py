@@ -1,6 +1,7 @@
 """Evaluates a model as the papers do: retrieval, zero-shot classification, kNN, linear probe, classification."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ Exit status: 0 done, 2 an argument, the model or the data is wrong."""
 
 _LABELLED = ("zero-shot", "knn", "linear-probe", "classification")
 _TRAINED = ("knn", "linear-probe")
+_HELD_OUT = 0.1
 # Options that mean something to some of the tasks only.
 _TASKS_OF = {
     "images": ("retrieval",), "captions": ("retrieval",), "fold_size": ("retrieval",), "templates": ("zero-shot",),
@@ -87,11 +89,15 @@ def _check(arguments: argparse.Namespace, parser: ArgumentParser) -> None:
             parser.error(f"--{name.replace('_', '-')} goes with {' or '.join(tasks)}, not with {arguments.task}")
     if arguments.model is None and (arguments.task not in _TRAINED or arguments.embeddings is None):
         parser.error("--model is needed, unless kNN or a linear probe finds all it needs in --embeddings")
-    for name in ("batch_size", "text_length", "resamples", "temperature"):
-        if (value := getattr(arguments, name)) is not None and not value > 0:
-            parser.error(f"--{name.replace('_', '-')} {value} is not positive; use a larger one")
-    if wrong := [k for k in arguments.k or () if k < 1]:
-        parser.error(f"--k {wrong[0]} is not positive; use 1 or more")
+    for name in ("batch_size", "text_length", "resamples", "temperature", "k", "l2"):
+        value = getattr(arguments, name)
+        for one in value if isinstance(value, list) else [] if value is None else [value]:
+            if not 0 < one < math.inf:
+                parser.error(f"--{name.replace('_', '-')} {one} is not positive and finite; use another one")
+    if arguments.held_out is not None and not 0 < arguments.held_out < 1:
+        parser.error(f"--held-out {arguments.held_out} is not between 0 and 1; use 0.1")
+    if arguments.seed < 0:
+        parser.error(f"--seed {arguments.seed} is negative; use 0 or more")
     if not 0 < arguments.confidence < 1:
         parser.error(f"--confidence {arguments.confidence} is not between 0 and 1; use 0.95")
     if arguments.fold_size is not None and arguments.fold_size < 0:
@@ -108,7 +114,10 @@ def main(argv: Sequence[str]) -> int:
 
     from align_jax.evaluation.estimates import Bootstrap  # noqa: PLC0415  (heavy, after the help)
     from align_jax.evaluation.report import as_json, table, write_json  # noqa: PLC0415
+    from align_jax.evaluation.requirements import require_writable  # noqa: PLC0415
 
+    if arguments.output:
+        require_writable(arguments.output)
     bootstrap = Bootstrap(arguments.confidence, arguments.resamples, arguments.seed)
     run = {"retrieval": _retrieval, "classification": _classification}.get(arguments.task, _labelled)
     outcome, settings, bad_images = run(arguments, bootstrap)
@@ -122,7 +131,8 @@ def main(argv: Sequence[str]) -> int:
     if bad_images:
         shown = "; ".join(f"{name}: {reason}" for name, reason in bad_images[:3])
         more = f"; and {len(bad_images) - 3} more" if len(bad_images) > 3 else ""
-        print(f"{len(bad_images)} images were left out: {shown}{more}", file=sys.stderr)
+        count = "1 image was" if len(bad_images) == 1 else f"{len(bad_images)} images were"
+        print(f"{count} left out: {shown}{more}", file=sys.stderr)
     if arguments.output:
         write_json(arguments.output, report)
     return 0
@@ -150,8 +160,7 @@ def _retrieval(arguments: argparse.Namespace, bootstrap: Any) -> _Run:
 
 def _labelled(arguments: argparse.Namespace, bootstrap: Any) -> _Run:
     """Zero-shot classification, kNN and linear probe."""
-    from align_jax.data.benchmarks import BenchmarkError, open_labelled  # noqa: PLC0415  (heavy, after the help)
-    from align_jax.evaluation import tasks  # noqa: PLC0415
+    from align_jax.evaluation import tasks  # noqa: PLC0415  (heavy, after the help)
     from align_jax.evaluation.knn import NEIGHBOURS, TEMPERATURE  # noqa: PLC0415
     from align_jax.evaluation.linear_probe import L2_SWEEP  # noqa: PLC0415
     from align_jax.evaluation.prompts import TEMPLATES, read_templates  # noqa: PLC0415
@@ -159,12 +168,7 @@ def _labelled(arguments: argparse.Namespace, bootstrap: Any) -> _Run:
 
     data, real = _open_labelled(arguments)
     templates = read_templates(arguments.templates) if arguments.templates else TEMPLATES
-    train = None
-    if arguments.task in _TRAINED:
-        name = arguments.train or "train"
-        if name == arguments.split:
-            raise BenchmarkError(f"{name} is both evaluated and trained on; name another with --split or --train")
-        train = open_labelled(arguments.data, split=name, classes=arguments.classes)
+    train = _open_train(arguments, data)
     embedder = None if arguments.model is None else _embedder(arguments)
     mesh = MeshShape().build()
     features = _features(arguments, embedder, data.images, "images")
@@ -187,7 +191,7 @@ def _labelled(arguments: argparse.Namespace, bootstrap: Any) -> _Run:
     with _progress("fits", len(l2_sweep) + 1) as advance:
         outcome = tasks.linear_probe(
             pair, data, features, bootstrap, mesh, l2_sweep=l2_sweep, seed=arguments.seed, real=real, advance=advance,
-            held_out_fraction=0.1 if arguments.held_out is None else arguments.held_out,
+            held_out_fraction=arguments.held_out or _HELD_OUT,
         )  # fmt: skip
     return outcome, settings, bad_images
 
@@ -219,7 +223,27 @@ def _open_labelled(arguments: argparse.Namespace) -> tuple[Any, Any]:
     data = open_labelled(
         arguments.data, split=arguments.split, classes=arguments.classes, ground_truth=arguments.ground_truth
     )
-    return data, arguments.real and real_labels(read_real(arguments.real), data.images.ids)
+    real = arguments.real and real_labels(read_real(arguments.real), data.images.ids, data.classes)
+    return data, real
+
+
+def _open_train(arguments: argparse.Namespace, data: Any) -> Any:
+    """The training images where the task needs some; what the task lacks is said here, before anything is computed."""
+    from align_jax.data.benchmarks import BenchmarkError, open_labelled  # noqa: PLC0415  (heavy, after the help)
+    from align_jax.evaluation import requirements  # noqa: PLC0415
+
+    if arguments.task not in _TRAINED:
+        requirements.require_names(data.classes)
+        return None
+    name = arguments.train or "train"
+    if name == data.split:
+        raise BenchmarkError(f"{name} is both evaluated and trained on; name another with --split or --train")
+    train = open_labelled(arguments.data, split=name, classes=arguments.classes)
+    requirements.require_same_classes(train.classes, data.classes)
+    requirements.require_neighbours(arguments.k or (), len(train.images))
+    if arguments.task == "linear-probe":
+        requirements.require_held_out(arguments.held_out or _HELD_OUT, len(train.images))
+    return train
 
 
 def _embedder(arguments: argparse.Namespace) -> Any:

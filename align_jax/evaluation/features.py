@@ -1,6 +1,5 @@
 """Embeddings of a benchmark: computed now, or taken from folders of `align-jax embed`."""
 
-import json
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +11,7 @@ from jaxtyping import Float, Int
 from align_jax.data.benchmarks import BenchmarkError, ImageSet
 from align_jax.inference.classifier import Classifier
 from align_jax.inference.embedder import Embedder
-from align_jax.inference.embedding.folder import REFUSED_FILE, read_embeddings
+from align_jax.inference.embedding.folder import read_embeddings, read_refused
 
 Advance = Callable[[int], Any]
 
@@ -49,6 +48,7 @@ def _of_images(
     values, rows, bad = [np.zeros((0, width), np.float32)], [], []
     with closing(batches):
         for keys, found, refused in batches:
+            _require_finite(found, [images.ids[row] for row in keys])
             values.append(found)
             rows += keys
             bad += [(images.ids[row], reason) for row, reason in refused]
@@ -61,6 +61,7 @@ def embed_texts(embedder: Embedder, texts: Sequence[str], advance: Advance) -> F
     values = [np.zeros((0, embedder.embedding_size), np.float32)]
     with closing(embedder.stream_texts(enumerate(texts))) as batches:
         for keys, embeddings in batches:
+            _require_finite(embeddings, [texts[row] for row in keys])
             values.append(embeddings)
             advance(len(keys))
     return np.concatenate(values)
@@ -79,7 +80,8 @@ def read_features(folders: Sequence[Path], images: ImageSet, model_digest: str |
 
     Raises:
         FileNotFoundError: if a folder holds no embeddings.
-        ValueError: if they are not finished, not of images, of another model or of several; or lack an image.
+        ValueError: if they are not finished, not of images, of another model or of several, or not finite; or lack an
+            image.
     """
     places: dict[str, tuple[int, int]] = {}
     refused: dict[str, str] = {}
@@ -100,7 +102,8 @@ def read_features(folders: Sequence[Path], images: ImageSet, model_digest: str |
         parent = f"{Path(sources[0]).name}/" if len(sources) == 1 else ""
         for row, name in enumerate(read.ids):
             places[name] = places[parent + name] = (number, row)
-        refused |= {parent * with_parent + name: why for name, why in _refused(folder) for with_parent in (False, True)}
+        for name, reason in read_refused(folder):
+            refused[name] = refused[parent + name] = reason
     missing = [name for name in images.ids if name not in places and name not in refused]
     if missing:
         raise BenchmarkError(
@@ -113,16 +116,20 @@ def read_features(folders: Sequence[Path], images: ImageSet, model_digest: str |
     for number, matrix in enumerate(matrices):
         here = found[:, 0] == number
         values[here] = matrix[found[here, 1]]
+    _require_finite(values, [images.ids[row] for row in rows])
     bad = [(name, refused[name]) for name in images.ids if name not in places]
     return _usable(Features(values, np.array(rows, np.int64), bad), images)
 
 
-def _refused(folder: Path) -> list[tuple[str, str]]:
-    path = folder / REFUSED_FILE
-    if not path.is_file():
-        return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [(line["id"], line["reason"]) for line in lines]
+def _require_finite(values: Float[np.ndarray, "n _"], names: Sequence[str]) -> None:
+    """Nothing can be compared with what is not a number, and no rank of it would mean anything."""
+    with np.errstate(invalid="ignore"):
+        wrong = np.flatnonzero(~np.isfinite(values.sum(axis=1, dtype=np.float64)))
+    if len(wrong):
+        raise BenchmarkError(
+            f"the model gives {names[wrong[0]]!r} values that are not finite, and {len(wrong) - 1} more of "
+            f"{len(names)}; use weights that are finite, and --dtype float32"
+        )
 
 
 def _usable(features: Features, images: ImageSet) -> Features:

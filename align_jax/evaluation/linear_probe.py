@@ -5,6 +5,7 @@ The objective is mean(cross-entropy) + l2 / 2 · |weights|²; the bias is not pe
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -80,15 +81,19 @@ def probe(
         options: of `fit`.
 
     Raises:
-        ValueError: if the parts would be empty, or a penalty is not positive.
+        ValueError: if the parts would be empty, or a penalty is not positive and finite.
     """
+    if not 0 < held_out_fraction < 1:
+        raise ValueError(f"a held-out fraction of {held_out_fraction} is not between 0 and 1; use 0.1")
+    if not l2_sweep or (wrong := [l2 for l2 in l2_sweep if not 0 < l2 < math.inf]):
+        raise ValueError(f"the penalty {wrong[0] if l2_sweep else None} is not positive and finite; use such as 1e-4")
     order = np.random.default_rng(seed).permutation(len(labels))
     held_out = order[: round(held_out_fraction * len(labels))]
     kept = np.setdiff1d(order, held_out)
-    if not len(held_out) or not len(kept) or not l2_sweep or min(l2_sweep) <= 0:
+    if not len(held_out) or not len(kept):
         raise ValueError(
-            f"{len(kept)} examples to fit and {len(held_out)} to choose among penalties {list(l2_sweep)} are not "
-            "enough; use more examples, another held-out fraction, or positive penalties"
+            f"{len(kept)} examples to fit and {len(held_out)} to choose a penalty by are not enough; use more "
+            "examples, or another held-out fraction"
         )
     accuracy: dict[float, float] = {}
     fits: dict[float, Linear] = {}
@@ -141,10 +146,10 @@ def fit(
     classifier: Linear = jax.tree.map(lambda leaf: place(leaf, replicated(mesh)), start)
     l2_array = place(np.float32(l2), replicated(mesh))
     tolerance_array = place(np.float32(tolerance), replicated(mesh))
-    search = _Search(classifier, _begin(classifier), *_gradient_at(classifier, examples, l2_array))
-    search, steps = _search(search, examples, l2_array, tolerance_array, place(np.int32(max_steps), replicated(mesh)))
-    gradient = float(optax.tree.norm(search.gradient, ord=jnp.inf))
-    return Fit(Linear(*map(np.asarray, search.classifier)), int(steps), gradient)
+    state = _State(classifier, _begin(classifier), *_gradient_at(classifier, examples, l2_array))
+    state, steps = _minimise(state, examples, l2_array, tolerance_array, place(np.int32(max_steps), replicated(mesh)))
+    gradient = float(optax.tree.norm(state.gradient, ord=jnp.inf))
+    return Fit(Linear(*map(np.asarray, state.classifier)), int(steps), gradient)
 
 
 def probe_ranks(
@@ -198,7 +203,7 @@ def _objective(classifier: Linear, examples: _Examples, l2: jax.Array) -> jax.Ar
     return total / jnp.sum(examples.valid) + penalty
 
 
-class _Search(NamedTuple):
+class _State(NamedTuple):
     """Where the search is."""
 
     classifier: Linear
@@ -217,15 +222,15 @@ _gradient_at = jax.jit(jax.value_and_grad(_objective))
 
 
 @jax.jit
-def _search(
-    search: _Search, examples: _Examples, l2: jax.Array, tolerance: jax.Array, limit: jax.Array
-) -> tuple[_Search, jax.Array]:
+def _minimise(
+    start: _State, examples: _Examples, l2: jax.Array, tolerance: jax.Array, limit: jax.Array
+) -> tuple[_State, jax.Array]:
     """At most `limit` steps of L-BFGS, and their number: it ends early where the gradient is small or nothing moves."""
 
     def objective(classifier: Linear) -> jax.Array:
         return _objective(classifier, examples, l2)
 
-    def step(carry: tuple[_Search, jax.Array, jax.Array]) -> tuple[_Search, jax.Array, jax.Array]:
+    def step(carry: tuple[_State, jax.Array, jax.Array]) -> tuple[_State, jax.Array, jax.Array]:
         at, taken, _ = carry
         updates, optimizer = _lbfgs().update(
             at.gradient, at.optimizer, at.classifier, value=at.value, grad=at.gradient, value_fn=objective
@@ -234,11 +239,11 @@ def _search(
         # The line search has been there and keeps what it saw.
         value, gradient = optax.tree.get(optimizer, "value"), optax.tree.get(optimizer, "grad")
         moved = optax.tree.norm(updates, ord=jnp.inf) > 0
-        return _Search(classifier, optimizer, value, gradient), taken + 1, moved
+        return _State(classifier, optimizer, value, gradient), taken + 1, moved
 
-    def goes_on(carry: tuple[_Search, jax.Array, jax.Array]) -> jax.Array:
+    def goes_on(carry: tuple[_State, jax.Array, jax.Array]) -> jax.Array:
         at, taken, moved = carry
         return (optax.tree.norm(at.gradient, ord=jnp.inf) > tolerance) & (taken < limit) & moved
 
-    search, taken, _ = jax.lax.while_loop(goes_on, step, (search, jnp.int32(0), jnp.bool_(True)))
-    return search, taken
+    state, taken, _ = jax.lax.while_loop(goes_on, step, (start, jnp.int32(0), jnp.bool_(True)))
+    return state, taken

@@ -75,6 +75,7 @@ def recall_estimates(
     bootstrap: Bootstrap,
     *,
     fold_size: int | None = None,
+    image_count: int | None = None,
     cutoffs: tuple[int, ...] = CUTOFFS,
     mesh: Mesh | None = None,
 ) -> dict[str, Estimate]:
@@ -85,17 +86,17 @@ def recall_estimates(
         bootstrap: of the intervals; an image and its captions are drawn together.
         fold_size: where it is given, the split is cut into folds of so many images, each is searched by itself, and
             the mean over the folds is reported (COCO's "1K" numbers). What is left after whole folds is not used.
+        image_count: images of the split, those that cannot be used included; whole folds are counted by it, and it is
+            the number of usable images when absent.
         cutoffs: as for `recall`.
         mesh: as for `recall`.
+
+    Raises:
+        ValueError: if there is no whole fold, or one without an image that can be used.
     """
-    numbers = np.sort(gallery.image_ids)
-    if fold_size is None:
-        folds = [gallery]
-    else:
-        count = (int(numbers[-1]) + 1) // fold_size
-        if not count:
-            raise ValueError(f"{len(numbers)} images are less than one fold of {fold_size}; use smaller folds")
-        folds = [gallery.of(numbers[numbers // fold_size == fold]) for fold in range(count)]
+    folds = [gallery]
+    if fold_size is not None:
+        folds = _folds(gallery, fold_size, len(gallery.image_ids) if image_count is None else image_count)
     measured = [query_ranks(fold, fold.image_ids, mesh) for fold in folds]
     results: dict[str, Estimate] = {}
     for direction in measured[0]:
@@ -107,6 +108,16 @@ def recall_estimates(
         names = [f"{direction}_recall@{k}" for k in cutoffs]
         results |= estimates(names, hits, bootstrap, weights=weights, groups=ids)
     return results
+
+
+def _folds(gallery: RetrievalSet, fold_size: int, image_count: int) -> list[RetrievalSet]:
+    if image_count < fold_size:
+        raise ValueError(f"{image_count} images are less than one fold of {fold_size}; use smaller folds")
+    fold_of_image = gallery.image_ids // fold_size
+    folds = [gallery.of(gallery.image_ids[fold_of_image == fold]) for fold in range(image_count // fold_size)]
+    if empty := [number for number, fold in enumerate(folds) if not len(fold.image_ids)]:
+        raise ValueError(f"not one image of fold {empty[0]} can be used; complete the data, or use larger folds")
+    return folds
 
 
 def query_ranks(

@@ -17,6 +17,7 @@ from align_jax.evaluation.features import Features
 from align_jax.evaluation.knn import knn_predictions, nearest_neighbours
 from align_jax.evaluation.linear_probe import L2_SWEEP, probe, probe_ranks
 from align_jax.evaluation.prompts import fill
+from align_jax.evaluation.requirements import require_names, require_same_classes
 from align_jax.evaluation.retrieval import RetrievalSet, recall_estimates
 from align_jax.evaluation.zero_shot import class_embeddings, zero_shot_ranks
 
@@ -75,11 +76,13 @@ def retrieval(
         texts=embed_texts([text for _, text in captions]),
         text_ids=np.array([row for row, _ in captions]),
     )
-    results = recall_estimates(gallery, bootstrap, mesh=mesh)
-    if fold_size is not None and len(data.images) >= 2 * fold_size:
-        folds = recall_estimates(gallery, bootstrap, fold_size=fold_size, mesh=mesh)
+    results, count = recall_estimates(gallery, bootstrap, mesh=mesh), len(data.images)
+    details = {"images": len(features.rows), "captions": len(captions)}
+    if fold_size is not None and count >= 2 * fold_size:
+        folds = recall_estimates(gallery, bootstrap, fold_size=fold_size, image_count=count, mesh=mesh)
         results |= {f"fold_{fold_size}_{name}": estimate for name, estimate in folds.items()}
-    return Outcome(results, {"images": len(features.rows), "captions": len(captions)})
+        details["folds"] = count // fold_size
+    return Outcome(results, details)
 
 
 def zero_shot(
@@ -97,12 +100,7 @@ def zero_shot(
     Raises:
         BenchmarkError: if the classes have no names.
     """
-    names = data.classes.names
-    if names is None:
-        raise BenchmarkError(
-            f"the classes, such as {data.classes.keys[0]}, have no names in words; give a file that says them, such as "
-            "synset_words.txt, with --classes"
-        )
+    names = require_names(data.classes)
     sentences = embed_texts(fill(templates, names))
     classes = class_embeddings(sentences.reshape(len(names), len(templates), -1))
     results: dict[str, Estimate] = {}
@@ -126,7 +124,7 @@ def knn(
     advance: Advance | None = None,
 ) -> Outcome:
     """Accuracy of the votes of the k nearest training images, each alike and weighted, as `uniform_k=…`."""
-    _require_same_classes(train[0].classes, data.classes)
+    require_same_classes(train[0].classes, data.classes)
     train_labels = train[0].labels[train[1].rows]
     neighbours = nearest_neighbours(features.values, train[1].values, max(ks), mesh, advance=advance)
     targets = targets_of(data, features.rows, real)
@@ -155,7 +153,7 @@ def linear_probe(
     advance: Advance | None = None,
 ) -> Outcome:
     """Accuracy of a logistic regression on the embeddings; the penalty is chosen on a part of the training images."""
-    _require_same_classes(train[0].classes, data.classes)
+    require_same_classes(train[0].classes, data.classes)
     count = len(data.classes.keys)
     fitted = probe(
         train[1].values, train[0].labels[train[1].rows], count, mesh,
@@ -204,27 +202,45 @@ def classification(
 def class_columns(classes: Classes, labels: Sequence[str]) -> Int[np.ndarray, "K"]:
     """Which class of a model each class of a data set is.
 
-    That is its number, where data and model have equally many classes; else the model must name the class.
+    That is its number, where data and model have equally many classes and no name contradicts it (synsets and
+    `LABEL_0` never do, and a name that two classes share, such as "crane", does not); else the model must name it.
 
     Raises:
-        BenchmarkError: if a class is none of the model's.
+        BenchmarkError: if a class is none of the model's, or one of several, or if two are the same one.
     """
-    if classes.total == len(labels):
-        return np.array(classes.numbers)
-    places: dict[str, int] = {}
+    places: dict[str, list[int]] = {}
     for number, label in enumerate(labels):
-        for name in (label, label.split(",")[0]):
-            places.setdefault(name.strip().lower(), number)
-    columns = []
-    for key, name in zip(classes.keys, classes.names or classes.keys, strict=True):
-        column = places.get(key.lower(), places.get(name.lower()))
-        if column is None:
-            raise BenchmarkError(
-                f"class {key} ({name}) is none of the {len(labels)} classes of the model; give the list of all its "
-                "classes, in order, with --classes"
+        for name in {_plain(label), _plain(label.split(",")[0])}:
+            places.setdefault(name, []).append(number)
+    names = classes.names or classes.keys
+    found = [
+        places.get(_plain(key)) or places.get(_plain(name), []) for key, name in zip(classes.keys, names, strict=True)
+    ]
+    if classes.total == len(labels) and all(
+        number in columns or not columns for number, columns in zip(classes.numbers, found, strict=True)
+    ):
+        return np.array(classes.numbers)
+    owner: dict[int, str] = {}
+    for key, name, columns in zip(classes.keys, names, found, strict=True):
+        shown = key if key == name else f"{key} ({name})"
+        if len(columns) != 1:
+            which = (
+                f"{len(columns)} classes of the model: {columns}" if columns else f"none of its {len(labels)} classes"
             )
-        columns.append(column)
-    return np.array(columns)
+            raise BenchmarkError(
+                f"class {shown} is by its name {which}; give the list of all classes of the model, in order and with "
+                "its names, with --classes"
+            )
+        if (other := owner.setdefault(columns[0], shown)) != shown:
+            raise BenchmarkError(
+                f"classes {other} and {shown} are both class {columns[0]} of the model, {labels[columns[0]]!r}; give "
+                "them other names with --classes"
+            )
+    return np.array(list(owner))
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ").strip().lower()
 
 
 def _accuracy(
@@ -233,12 +249,3 @@ def _accuracy(
     """Of the images that have a right class."""
     counts = np.any(right, axis=1, keepdims=True)[:, 0]
     return accuracy_estimates(ranks, counts, bootstrap, class_count=right.shape[1], prefix=prefix)
-
-
-def _require_same_classes(train: Classes, data: Classes) -> None:
-    if train.keys != data.keys:
-        different = sorted(set(train.keys) ^ set(data.keys))
-        raise BenchmarkError(
-            f"training images and evaluated images have other classes: {len(different)} are in one of them only, such "
-            f"as {different[0]}"
-        )

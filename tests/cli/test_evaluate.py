@@ -44,7 +44,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = imagenet(tmp_path_factory.mktemp("imagenet"))
     write(root / "train" / SYNSETS[0] / "n01440764_9999.JPEG", b"no image")
     write(root / "LOC_synset_mapping.txt", synset_lines())
-    layouts.real(root / "real.json")
+    real = json.loads(layouts.real(root / "real.json").read_text())
+    write(root / "outside.json", json.dumps([*real[:-1], [7]]))
     return root
 
 
@@ -112,7 +113,7 @@ def test_retrieval_on_coco_counts_captions_and_names_broken_images(
     (folder / name).write_bytes(layouts.jpeg(4, 0)[:200])
     report = evaluate("retrieval", folder, "--captions", captions, "--fold-size", 4)
     assert [one["id"] for one in report["bad_images"]] == [name]
-    assert f"1 images were left out: {name}" in report["printed"].err
+    assert f"1 image was left out: {name}" in report["printed"].err
     data = open_captioned(folder)
     rows = [row for row in range(9) if row != 4]
     texts = [data.captions[row][: None if captions == "all" else 5] for row in rows]
@@ -288,7 +289,7 @@ def test_a_classifier_of_other_classes_is_refused_before_it_computes(
     for number in range(3):
         write(tmp_path / "pets" / f"breed_{number}" / "1.jpg", layouts.jpeg(number, 0))
     for chosen, data, reason in (
-        (classifier[0], tmp_path / "pets", "class breed_0 (breed 0) is none of the 7 classes"),
+        (classifier[0], tmp_path / "pets", "class breed_0 (breed 0) is by its name none of its 7 classes"),
         (model, root, "has no classes of its own"),
     ):
         line = ["evaluate", "--model", chosen, "--task", "classification", "--data", str(data), "--batch-size", "8"]
@@ -296,6 +297,22 @@ def test_a_classifier_of_other_classes_is_refused_before_it_computes(
         message = capsys.readouterr().err
         assert reason in message
         assert message.count("\n") == 1
+
+
+def test_embeddings_that_are_no_numbers_are_refused_by_name(
+    model: str, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(self: Embedder, items: Iterator[tuple[int, bytes]]) -> Iterator[Any]:
+        rows = np.zeros((3, self.embedding_size), np.float32)
+        rows[1, 0] = np.nan
+        yield [next(items)[0] for _ in rows], rows, []
+        pytest.fail("nothing more is asked for")
+
+    monkeypatch.setattr(Embedder, "stream_images", broken)
+    line = ["evaluate", "--model", model, "--task", "knn", "--data", str(root), "--batch-size", "8"]
+    assert main(line) == 2
+    name = open_labelled(root).images.ids[1]
+    assert f"the model gives {name!r} values that are not finite" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -306,6 +323,18 @@ def test_a_classifier_of_other_classes_is_refused_before_it_computes(
         ("retrieval", ["--captions", "0"], "--captions 0"),
         ("knn", ["--k", "0"], "--k 0"),
         ("knn", ["--temperature", "0"], "--temperature 0"),
+        ("knn", ["--k", "3", "-1"], "--k -1"),
+        ("knn", ["--k", "30"], "--k 30 is more than the 29 training images"),
+        ("knn", ["--seed", "-1"], "--seed -1"),
+        ("knn", ["--train", "val"], "both evaluated and trained on"),
+        ("knn", ["--real", "@outside.json"], "has ReaL label 7, which is none of the 7 classes"),
+        ("knn", ["--output", "@real.json/results.json"], "real.json/results.json cannot be written: "),
+        ("knn", ["--output", "@train"], "train is a folder"),
+        ("linear-probe", ["--l2", "1e-3", "nan"], "--l2 nan"),
+        ("linear-probe", ["--l2", "-1"], "--l2 -1"),
+        ("linear-probe", ["--held-out", "-0.3"], "--held-out -0.3"),
+        ("linear-probe", ["--held-out", "2"], "--held-out 2"),
+        ("linear-probe", ["--held-out", "0.01"], "--held-out 0.01 are 0 of 29 training images"),
         ("knn", ["--split", "train"], "both evaluated and trained on"),
         ("knn", ["--train", "absent"], "no folder 'absent'"),
         ("zero-shot", ["--confidence", "1"], "--confidence 1"),
@@ -321,17 +350,28 @@ def test_wrong_arguments_are_one_line_and_status_two(
     root: Path, task: str, arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Before any model is read: there is none."""
-    assert main(["evaluate", "--model", "absent", "--task", task, "--data", str(root), *arguments]) == 2
+    named = [str(root / one[1:]) if one.startswith("@") else one for one in arguments]
+    assert main(["evaluate", "--model", "absent", "--task", task, "--data", str(root), *named]) == 2
     message = capsys.readouterr().err
     assert reason in message
     assert message.count("\n") == 1
 
 
-def test_model_is_needed_and_so_are_class_names(root: Path, tmp_path: Path, model: str, capsys: Any) -> None:
+def test_training_images_of_other_classes_are_refused_before_any_model_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("val/cat", "val/dog", "fit/cat", "fit/bird"):
+        write(tmp_path / name / "1.jpg", b"")
+    for task in ("knn", "linear-probe"):
+        line = ["evaluate", "--model", "absent", "--task", task, "--data", str(tmp_path), "--train", "fit"]
+        assert main(line) == 2
+        assert "other classes: 2 are in one of them only, such as bird" in capsys.readouterr().err
+
+
+def test_model_is_needed_and_so_are_class_names(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "--task", "knn", "--data", str(root)]) == 2
     assert "--model is needed" in capsys.readouterr().err
     nameless = imagenet(tmp_path / "imagenet")
-    line = ["evaluate", "--model", model, "--task", "zero-shot", "--data", str(nameless), "--batch-size", "8"]
-    assert main(line) == 2
+    assert main(["evaluate", "--model", "absent", "--task", "zero-shot", "--data", str(nameless)]) == 2
     assert "have no names in words" in capsys.readouterr().err
     assert validation_labels()[:2] == [0, 1]

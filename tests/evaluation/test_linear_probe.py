@@ -63,7 +63,20 @@ def test_sweep_takes_the_best_penalty_of_the_held_out_part(data: tuple[np.ndarra
     assert again.held_out_accuracy == found.held_out_accuracy
 
 
-@pytest.mark.parametrize("options", [{"held_out_fraction": 0.0}, {"l2_sweep": ()}, {"l2_sweep": (0.0,)}])
-def test_sweep_without_examples_or_penalties_is_an_error(data: tuple[np.ndarray, ...], options: dict) -> None:
-    with pytest.raises(ValueError, match="not enough"):
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        *(({"held_out_fraction": share}, "not between 0 and 1") for share in (0.0, 1.0, -0.3, 2.0, float("nan"))),
+        *(
+            ({"l2_sweep": (1e-3, l2)}, f"penalty {l2} is not positive")
+            for l2 in (0.0, -1.0, float("nan"), float("inf"))
+        ),
+        ({"l2_sweep": ()}, "penalty None"),
+        ({"held_out_fraction": 1e-6}, "0 to choose a penalty by are not enough"),
+    ],
+)
+def test_sweep_without_examples_or_penalties_is_an_error(
+    data: tuple[np.ndarray, ...], options: dict, reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
         probe(data[0], data[1], CLASSES, mesh(), **options)

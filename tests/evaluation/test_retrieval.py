@@ -146,7 +146,7 @@ def test_folds_are_searched_by_themselves_and_averaged() -> None:
     """COCO's 1K numbers: the mean over five folds; a broken image leaves its fold smaller, and the rest is not used."""
     numbers = [number for number in range(46) if number != 13]
     gallery = random_set(5, numbers)
-    found = recall_estimates(gallery, Bootstrap(resamples=50), fold_size=10)
+    found = recall_estimates(gallery, Bootstrap(resamples=50), fold_size=10, image_count=46)
     assert list(found) == [f"{side}_recall@{k}" for side in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
     folds = [[n for n in numbers if n // 10 == fold] for fold in range(4)]
     for k in (1, 5):
@@ -159,5 +159,17 @@ def test_folds_are_searched_by_themselves_and_averaged() -> None:
     whole = recall_estimates(gallery, Bootstrap(resamples=50))
     assert {name: each.value for name, each in whole.items()} == pytest.approx(recall(gallery, np.array(numbers)))
     assert whole["text_to_image_recall@1"].value < found["text_to_image_recall@1"].value
-    with pytest.raises(ValueError, match="less than one fold of 47"):
-        recall_estimates(gallery, Bootstrap(), fold_size=47)
+    with pytest.raises(ValueError, match="46 images are less than one fold of 47"):
+        recall_estimates(gallery, Bootstrap(), fold_size=47, image_count=46)
+
+
+def test_last_image_of_a_fold_may_be_broken() -> None:
+    numbers = list(range(19))  # the twentieth is broken
+    gallery = random_set(2, numbers)
+    found = recall_estimates(gallery, Bootstrap(resamples=2), fold_size=10, image_count=20)
+    parts = [loop_recall(gallery.of(np.array(part)), part, 1) for part in (numbers[:10], numbers[10:])]
+    for name in parts[0]:
+        assert found[name].value == pytest.approx(np.mean([part[name] for part in parts]))
+        assert found[name].examples == (19 if name.startswith("image") else 38)
+    with pytest.raises(ValueError, match=r"not one image of fold 2 can be used"):
+        recall_estimates(gallery, Bootstrap(), fold_size=10, image_count=30)

@@ -8,6 +8,7 @@ n01443537 goldfish, among other text     README.txt of ImageNet-R and -A
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,9 +68,8 @@ def read_class_file(path: Path) -> ClassFile:
     keys = tuple(key for key, _ in rows)
     if not rows or (any(keys) and not all(keys)):
         raise BenchmarkError(f"{path} lists no classes: write synset and name, or a name, in each line")
-    if all(keys) and len(set(keys)) < len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise BenchmarkError(f"{path} lists class {twice} more than once")
+    if all(keys) and (twice := [key for key, count in Counter(keys).items() if count > 1]):
+        raise BenchmarkError(f"{path} lists class {twice[0]} more than once")
     names = tuple(name for _, name in rows)
     return ClassFile(path, keys if all(keys) else None, names if all(names) else None)
 

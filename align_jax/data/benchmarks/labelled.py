@@ -19,6 +19,8 @@ from align_jax.data.benchmarks.classes import SYNSET, Classes, ClassFile, find_c
 from align_jax.data.benchmarks.images import BenchmarkError, ImageSet, folder_names, image_names, listed_files
 from align_jax.data.benchmarks.validation_labels import find_ground_truth, read_ground_truth, require_all_images
 
+_SPLITS = frozenset({"train", "validation", "test"})
+
 
 @dataclass(frozen=True)
 class LabelledImages:
@@ -28,11 +30,13 @@ class LabelledImages:
         images: class by class, or in the order of their names.
         labels: places in `classes`.
         classes: that are told apart, whether or not there are images of each.
+        split: the folder that the images are in; `None` where that is the folder of the data set.
     """
 
     images: ImageSet
     labels: Int[np.ndarray, "N"]
     classes: Classes
+    split: str | None = None
 
 
 def open_labelled(
@@ -42,22 +46,22 @@ def open_labelled(
 
     Args:
         root: the folder of the data set.
-        split: a folder in it, such as "train"; where it is absent, "val" if there are folders "train" and "val", and
-            else `root` itself.
+        split: a folder in it, such as "train"; where it is absent, "val" if there is such a folder, and else `root`
+            itself.
         classes: a list of the classes, see `classes.py`; where it is absent, one that lies beside the data.
         ground_truth: labels of images that lie in one folder, see `validation_labels.py`; likewise.
 
     Raises:
         FileNotFoundError: if a folder, a file or an image is not there.
-        BenchmarkError: if the layout is another one, or a class is unknown.
+        BenchmarkError: if the layout is another one, a class is unknown, or there are fewer than two.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is no folder; give the folder of the data set")
     known = folder_names(root)
     if split is not None and split not in known:
         raise BenchmarkError(f"{root} has no folder {split!r} for that split; it has {_shown(known)}")
-    if split is None and {"train", "val"} <= set(known):
-        split = "val"
+    if split is None:
+        split = _default_split(root, known)
     folder = root / split if split else root
     prefix = f"{split}/" if split else ""
     found = folder_names(folder)
@@ -69,8 +73,27 @@ def open_labelled(
         listed = find_class_file(folder, root, keys)
     chosen = _classes(keys, listed, folder)
     if found:
-        return _class_folders(root, prefix, _ordered(found), chosen)
-    return _flat(root, prefix, chosen, ground_truth or find_ground_truth(folder, root))
+        images, labels = _class_folders(root, prefix, _ordered(found), chosen)
+    else:
+        images, labels = _flat(root, prefix, chosen, ground_truth or find_ground_truth(folder, root))
+    if len(chosen.keys) < 2:
+        raise BenchmarkError(
+            f"{folder} has the single class {chosen.keys[0]}, and every answer would be right; give the folder that "
+            "those of all classes lie in"
+        )
+    return LabelledImages(images, labels, chosen, split)
+
+
+def _default_split(root: Path, known: list[str]) -> str | None:
+    """`None` where the folders are classes, one of which may be called "train"."""
+    if "val" in known:
+        return "val"
+    splits = [name for name in known if name.lower() in _SPLITS]
+    if splits and (splits == known or any(folder_names(root / name) for name in splits)):
+        raise BenchmarkError(
+            f"{root} holds the splits {', '.join(splits)}; choose one with --split, such as {splits[-1]}"
+        )
+    return None
 
 
 def _ordered(keys: list[str]) -> list[str]:
@@ -111,7 +134,10 @@ def _classes(keys: list[str], listed: ClassFile | None, folder: Path) -> Classes
     return Classes(tuple(listed.keys[number] for number in order), names, tuple(order), len(numbers))
 
 
-def _class_folders(root: Path, prefix: str, found: list[str], classes: Classes) -> LabelledImages:
+_Labelled = tuple[ImageSet, Int[np.ndarray, "N"]]
+
+
+def _class_folders(root: Path, prefix: str, found: list[str], classes: Classes) -> _Labelled:
     labels_of = {key: label for label, key in enumerate(classes.keys)}
     if unknown := [key for key in found if key not in labels_of]:
         raise BenchmarkError(
@@ -126,10 +152,10 @@ def _class_folders(root: Path, prefix: str, found: list[str], classes: Classes) 
             raise BenchmarkError(f"{root / prefix / key} holds no images; complete it, or remove it")
         names += [f"{prefix}{key}/{file}" for file in files]
         labels += [labels_of[key]] * len(files)
-    return LabelledImages(listed_files(root, names), np.array(labels, np.int32), classes)
+    return listed_files(root, names), np.array(labels, np.int32)
 
 
-def _flat(root: Path, prefix: str, classes: Classes, ground_truth: Path | None) -> LabelledImages:
+def _flat(root: Path, prefix: str, classes: Classes, ground_truth: Path | None) -> _Labelled:
     folder = root / prefix
     files = image_names(folder)
     if not files:
@@ -152,7 +178,7 @@ def _flat(root: Path, prefix: str, classes: Classes, ground_truth: Path | None) 
             f"{_shown(list(classes.keys))}"
         )
     labels = np.array([labels_of[answer] for answer in answers], np.int32)
-    return LabelledImages(listed_files(root, [f"{prefix}{file}" for file in files]), labels, classes)
+    return listed_files(root, [f"{prefix}{file}" for file in files]), labels
 
 
 def _shown(names: list[str]) -> str:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from align_jax.data.benchmarks.classes import Classes
 from align_jax.data.benchmarks.images import BenchmarkError
 from align_jax.data.benchmarks.validation_labels import validation_number
 
@@ -33,12 +34,19 @@ def read_real(path: Path) -> list[list[int]]:
     return labels
 
 
-def real_labels(real: Sequence[Sequence[int]], ids: Sequence[str]) -> list[list[int]]:
-    """The right classes of images, by the numbers in their names.
+def real_labels(real: Sequence[Sequence[int]], ids: Sequence[str], classes: Classes) -> list[list[int]]:
+    """The right classes of images, as their places in `classes`, by the numbers in the names of the images.
+
+    Args:
+        real: of `read_real`.
+        ids: names of the images.
+        classes: that are told apart; ReaL counts as the list of all of them does.
 
     Raises:
-        BenchmarkError: if an image is no validation image of ImageNet, or beyond the list.
+        BenchmarkError: if an image is no validation image of ImageNet, or beyond the list; if a label is none of the
+            classes; or if not one image has a label.
     """
+    places = {number: place for place, number in enumerate(classes.numbers)}
     found = []
     for name in ids:
         number = validation_number(name)
@@ -47,5 +55,12 @@ def real_labels(real: Sequence[Sequence[int]], ids: Sequence[str]) -> list[list[
                 f"image {name} has no ReaL labels: they are of ILSVRC2012_val_00000001 to {len(real):08d}; use them "
                 "with ImageNet's validation images"
             )
-        found.append(list(real[number - 1]))
+        if outside := [label for label in real[number - 1] if label not in places]:
+            raise BenchmarkError(
+                f"image {name} has ReaL label {outside[0]}, which is none of the {len(places)} classes of the data; "
+                "use the labels with the validation images of all classes"
+            )
+        found.append([places[label] for label in real[number - 1]])
+    if not any(found):
+        raise BenchmarkError(f"not one of {len(ids)} images has a ReaL label; leave --real out")
     return found

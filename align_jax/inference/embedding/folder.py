@@ -84,6 +84,22 @@ def read_embeddings(folder: str | Path, columns: Sequence[str] | None = None) ->
     return EmbeddingFolder(ids, embeddings, carried, metadata)
 
 
+def read_refused(folder: str | Path) -> list[tuple[str, str]]:
+    """Id and reason of every input without embedding.
+
+    Raises:
+        EmbeddingFolderError: if the list of them is not what `align-jax embed` writes.
+    """
+    path = Path(folder) / REFUSED_FILE
+    if not path.is_file():
+        return []
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        return [(line["id"], line["reason"]) for line in lines]
+    except (ValueError, KeyError, TypeError) as error:
+        raise EmbeddingFolderError(f"{path} is damaged: {error}; embed again into an empty folder") from error
+
+
 def read_metadata(folder: str | Path) -> dict[str, Any]:
     """What `embeddings.json` says.
 

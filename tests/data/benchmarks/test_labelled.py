@@ -131,6 +131,40 @@ def test_any_folder_of_classes(tmp_path: Path) -> None:
     assert found.labels.tolist() == [0, 1, 1]
 
 
+def test_val_is_evaluated_also_where_there_are_no_training_images(tmp_path: Path) -> None:
+    """Never one class called val, for which every answer is right."""
+    flat = imagenet(tmp_path / "flat", flat=True, train_images=0)
+    labels = "".join(f"{Path(VALIDATION.format(n + 1)).stem},{SYNSETS[x]}\n" for n, x in enumerate(validation_labels()))
+    write(flat / "LOC_val_solution.csv", f"ImageId,PredictionString\n{labels}")
+    write(flat / "synset_words.txt", synset_lines())
+    folders = imagenet(tmp_path / "folders", train_images=0)
+    for root in (flat, folders):
+        assert not (root / "train").exists()
+        found = open_labelled(root)
+        assert (found.split, found.classes.keys) == ("val", SYNSETS)
+        assert by_number(found) == validation_labels()
+
+
+def test_splits_are_no_classes(tmp_path: Path) -> None:
+    for name in ("test/cat/1.png", "test/dog/1.png", "train/cat/2.png", "train/dog/2.png", "notes/1.png"):
+        write(tmp_path / "pets" / name, b"")
+    with pytest.raises(BenchmarkError, match=r"holds the splits test, train; choose one with --split"):
+        open_labelled(tmp_path / "pets")
+    assert open_labelled(tmp_path / "pets", split="test").labels.tolist() == [0, 1]
+    write(tmp_path / "flat" / "test" / "1.png", b"")
+    with pytest.raises(BenchmarkError, match=r"holds the splits test; choose one"):
+        open_labelled(tmp_path / "flat")
+    for name in ("bus/1.png", "train/1.png"):
+        write(tmp_path / "vehicles" / name, b"")
+    assert open_labelled(tmp_path / "vehicles").classes.keys == ("bus", "train")
+
+
+def test_a_single_class_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "val" / "cat" / "1.png", b"")
+    with pytest.raises(BenchmarkError, match=r"single class cat"):
+        open_labelled(tmp_path)
+
+
 def test_wrong_split_and_unknown_synsets_are_named(root: Path, tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match=r"no folder 'test' for that split; it has train, val"):
         open_labelled(root, split="test")
@@ -174,13 +208,25 @@ def test_lists_of_classes_that_are_none_are_refused(
 def test_real_labels_follow_the_number_in_the_name(root: Path, tmp_path: Path) -> None:
     real = read_real(layouts.real(tmp_path / "real.json"))
     found = open_labelled(root)
-    labels = dict(zip(found.images.ids, real_labels(real, found.images.ids), strict=True))
+    labels = dict(zip(found.images.ids, real_labels(real, found.images.ids, found.classes), strict=True))
     assert labels[f"val/{SYNSETS[2]}/{VALIDATION.format(3)}"] == []
     assert labels[f"val/{SYNSETS[1]}/{VALIDATION.format(9)}"] == [1, 4]
     with pytest.raises(BenchmarkError, match=r"has no ReaL labels"):
-        real_labels(real, open_labelled(root, split="train").images.ids)
+        real_labels(real, open_labelled(root, split="train").images.ids, found.classes)
     with pytest.raises(BenchmarkError, match=r"has no ReaL labels"):
-        real_labels(real[:3], found.images.ids)
+        real_labels(real[:3], found.images.ids, found.classes)
+    with pytest.raises(BenchmarkError, match=r"has ReaL label 9, which is none of the 7 classes"):
+        real_labels([[9], *real[1:]], found.images.ids, found.classes)
+    with pytest.raises(BenchmarkError, match=r"not one of 14 images has a ReaL label"):
+        real_labels([[]] * len(real), found.images.ids, found.classes)
+
+
+def test_real_labels_of_some_classes_are_places_among_them(tmp_path: Path) -> None:
+    for label in (1, 4):
+        write(tmp_path / "val" / SYNSETS[label] / VALIDATION.format(label), b"")
+    write(tmp_path / "synset_words.txt", synset_lines())
+    found = open_labelled(tmp_path)
+    assert real_labels([[1, 4], [], [], [4]], found.images.ids, found.classes) == [[0, 1], [1]]
 
 
 @pytest.mark.parametrize("content", ["{", "{}", "[1]", '[["a"]]', "[[-1]]"])
