@@ -24,7 +24,8 @@ data set, whose main captions count.
 
 OUTPUT/part-00000.parquet … hold id, embedding (float32, of unit length) and the columns that are carried along, in the
 order of the input; embeddings.json says how they were made; refused.jsonl lists what could not be embedded, and why.
-The same command continues a run that was stopped, however it was, and ends with the same files."""
+The same command continues a run that was stopped, however it was, and ends with the same files. An input that has
+changed since is refused, but images are known by names and sizes: after rewriting some, embed into a new folder."""
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -30,6 +30,9 @@ class ArrayRecords:
         feature: which holds the item, where it is not `image` or `text`.
         columns: features that are carried along; of several values, the first.
 
+    Attributes:
+        feature, split: those that are read.
+
     Raises:
         CollectionError: if there is no such data set, split or feature.
     """
@@ -43,16 +46,16 @@ class ArrayRecords:
             raise CollectionError(
                 f"{folder} is stored as {info.file_format and info.file_format.value}, not array_record"
             )
-        self._feature, self._columns = feature or _FEATURES[content], tuple(columns)
-        require_columns([self._feature, *columns], list(info.features or ()), str(folder))
-        self._split = split or "+".join(sorted(info.splits))
+        self.feature, self._columns = feature or _FEATURES[content], tuple(columns)
+        require_columns([self.feature, *columns], list(info.features or ()), str(folder))
+        self.split = split or "+".join(sorted(info.splits))
         try:
-            instructions = info.splits[self._split].file_instructions
+            instructions = info.splits[self.split].file_instructions
         except (KeyError, ValueError) as error:
             known = ", ".join(sorted(info.splits))
-            raise CollectionError(f"{folder} has no split {self._split!r}; it has {known}") from error
+            raise CollectionError(f"{folder} has no split {self.split!r}; it has {known}") from error
         if not instructions:
-            raise CollectionError(f"split {self._split!r} of {folder} is empty; name another with --split")
+            raise CollectionError(f"split {self.split!r} of {folder} is empty; name another with --split")
         self._source = ArrayRecordDataSource(instructions)
         self._description = [
             (Path(one.filename).name, Path(one.filename).stat().st_size, one.skip, one.take) for one in instructions
@@ -81,9 +84,9 @@ class ArrayRecords:
         name = str(position) if key is None else _text(key)
         if problem := name_problem(name):
             return Refused(shown(name), problem)
-        content = _first(features[self._feature])
+        content = _first(features[self.feature])
         if not isinstance(content, bytes):
-            return Refused(name, f"the record has no {self._feature}")
+            return Refused(name, f"the record has no {self.feature}")
         values = {column: _first(features[column]) for column in self._columns}
         columns = {column: None if value is None else _text(value) for column, value in values.items()}
         return (image_item if self._content == "image" else text_item)(name, content, columns)

@@ -19,7 +19,9 @@ class Contents:
 
     Attributes:
         entries: items and refusals in it.
-        digest: changes with the contents, but not with where the file lies or when it was copied there.
+        digest: of what the entries are, as far as one can tell without reading them: of tars the headers, of Parquet
+            the footer, of text files the rows (not the images that they name), of everything else names and sizes. A
+            file that was rewritten to the same size is not noticed. Nor do place and time matter: a copy is the same.
     """
 
     entries: int
@@ -57,7 +59,7 @@ class CollectionFile(Protocol):
         ...
 
     def look_through(self) -> Contents:
-        """Counts the entries, and digests what they are."""
+        """Counts the entries, and digests what names them."""
         ...
 
     def read(self, start: int) -> Iterator[Item | Refused]:
@@ -72,11 +74,13 @@ class Collection:
         form: of the files, such as "tar".
         files: in the order of their names.
         column_types: of the carried columns, in Arrow; `None` for strings.
+        options: what was chosen of the fields of `Options` that the form has, with the usual names found out.
         known: what is known of the files from before, by name; what has not been written since is not looked through.
 
     Attributes:
         form: of the files.
         column_types: of the carried columns.
+        options: as above; opens the same again.
     """
 
     def __init__(
@@ -84,9 +88,10 @@ class Collection:
         form: str,
         files: Sequence[CollectionFile],
         column_types: Mapping[str, Any],
+        options: Mapping[str, str | None],
         known: Mapping[str, FileRecord] | None = None,
     ):
-        self.form, self.column_types = form, dict(column_types)
+        self.form, self.column_types, self.options = form, dict(column_types), dict(options)
         self._files, self._known = list(files), dict(known or {})
 
     @cached_property
@@ -102,9 +107,9 @@ class Collection:
 
     @property
     def digest(self) -> str:
-        """Of names and contents of all files; equal digests, equal entries."""
+        """Of names and contents of all files, as far as `Contents.digest` has them, and of how they are read."""
         described = [[record.name, record.contents.entries, record.contents.digest] for record in self.records]
-        return hashlib.sha256(json.dumps([self.form, described]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.form, self.options, described], sort_keys=True).encode()).hexdigest()
 
     def read(self, start: int = 0) -> Iterator[Item | Refused]:
         """The entries from position `start`, in order; what lies before is skipped and not read."""

@@ -57,7 +57,7 @@ class Options:
     column: str | None = None
     id_column: str | None = None
     split: str | None = None
-    root: Path | None = None
+    root: str | Path | None = None
 
 
 def open_images(
@@ -101,8 +101,8 @@ def _open(source: Any, content: Content, options: Options, known: Mapping[str, F
     if options.form is not None and options.form not in FORMS:
         raise CollectionError(f"form {options.form!r} is not known; use one of {', '.join(FORMS)}")
     form = options.form or _form(paths, content, options)
-    files, types = _OPENERS[form](paths, content, options)
-    return Collection(form, files, types, known)
+    files, types, chosen = _OPENERS[form](paths, content, options)
+    return Collection(form, files, types, chosen, known)
 
 
 def _form(paths: list[Path], content: Content, options: Options) -> Form:
@@ -177,17 +177,18 @@ def _named(paths: list[Path], suffixes: Sequence[str]) -> list[tuple[Path, str]]
     return named
 
 
-_Opened = tuple[Sequence[CollectionFile], Mapping[str, Any]]
+_Opened = tuple[Sequence[CollectionFile], Mapping[str, Any], Mapping[str, str | None]]
+"""Files, types of the carried columns, and `Collection.options`."""
 
 
 def _folder(paths: list[Path], content: Content, options: Options) -> _Opened:
     if not paths[0].is_dir():
         raise CollectionError(f"{paths[0]} is not a folder; leave out --form")
-    return [Folder(paths[0], content, options.columns)], dict.fromkeys(options.columns)
+    return [Folder(paths[0], content, options.columns)], dict.fromkeys(options.columns), {}
 
 
 def _files(paths: list[Path], content: Content, options: Options) -> _Opened:
-    return [NamedFiles(paths, content, options.columns)], dict.fromkeys(options.columns)
+    return [NamedFiles(paths, content, options.columns)], dict.fromkeys(options.columns), {}
 
 
 def _rows(paths: list[Path], content: Content, options: Options) -> _Opened:
@@ -197,14 +198,18 @@ def _rows(paths: list[Path], content: Content, options: Options) -> _Opened:
         column = options.column
         if column is None and path.suffix.lower() in (".csv", ".tsv"):
             column = usual_column(csv_header(path), _USUAL_IMAGE_COLUMNS if content == "image" else _USUAL_TEXT_COLUMNS)
-        root = options.root or path.parent
+        root = Path(options.root or path.parent).absolute()
         prefix = f"{name}/" if len(named) > 1 else ""
         files.append(
             RowFile(
                 path, name, prefix, content, root, column=column, id_column=options.id_column, columns=options.columns
             )
         )
-    return files, dict.fromkeys(options.columns)
+    chosen = _chosen(files)
+    if content == "image":
+        elsewhere = options.root is not None and {path.parent.absolute() for path, _ in named} != {files[0].root}
+        chosen["root"] = str(files[0].root) if elsewhere else None
+    return files, dict.fromkeys(options.columns), chosen
 
 
 def _tars(paths: list[Path], content: Content, options: Options) -> _Opened:
@@ -212,7 +217,7 @@ def _tars(paths: list[Path], content: Content, options: Options) -> _Opened:
     if options.columns:
         known = set().union(*(file.metadata_keys() for file in files[:3]))
         require_columns(options.columns, sorted(known), f"{files[0].path} (its first samples)")
-    return files, dict.fromkeys(options.columns)
+    return files, dict.fromkeys(options.columns), {"column": options.column and options.column.lower()}
 
 
 def _parquet(paths: list[Path], content: Content, options: Options) -> _Opened:
@@ -237,12 +242,18 @@ def _parquet(paths: list[Path], content: Content, options: Options) -> _Opened:
         files.append(file)
     if types is None:
         raise CollectionError(f"none of {len(named)} Parquet files can be read: {files[0].read(0).__next__()}")
-    return files, types
+    return files, types, _chosen([file for file in files if isinstance(file, ParquetFile)])
 
 
 def _array_record(paths: list[Path], content: Content, options: Options) -> _Opened:
     records = ArrayRecords(paths[0], content, options.split, options.column, options.columns)
-    return [records], dict.fromkeys(options.columns)
+    return [records], dict.fromkeys(options.columns), {"column": records.feature, "split": records.split}
+
+
+def _chosen(files: Sequence[RowFile | ParquetFile]) -> dict[str, str | None]:
+    """The columns that are read; `None` where there is none, or where each file has its own usual one."""
+    found = {"column": {file.column for file in files}, "id_column": {file.id_column for file in files}}
+    return {name: next(iter(values)) if len(values) == 1 else None for name, values in found.items()}
 
 
 _OPENERS: Mapping[Form, Callable[[list[Path], Content, Options], _Opened]] = {

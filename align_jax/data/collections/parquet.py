@@ -49,6 +49,7 @@ class ParquetFile:
         columns: carried along.
 
     Attributes:
+        column, id_column: those that are read.
         column_types: of the carried columns, in Arrow.
 
     Raises:
@@ -71,13 +72,13 @@ class ParquetFile:
         self._arrow, self._files = parquet(f"reading {path}")
         with self._open() as file:
             schema = file.schema_arrow
-        self._column = column or usual_column(schema.names, IMAGE_COLUMNS if content == "image" else TEXT_COLUMNS)
-        if self._column is None:
+        self.column = column or usual_column(schema.names, IMAGE_COLUMNS if content == "image" else TEXT_COLUMNS)
+        if self.column is None:
             flag = "--image-column" if content == "image" else "--text-column"
             raise CollectionError(f"{path} has no {content} in columns {', '.join(schema.names)}; name one with {flag}")
-        self._id_column = id_column or usual_column(schema.names, ID_COLUMNS)
+        self.id_column = id_column or usual_column(schema.names, ID_COLUMNS)
         self._columns = tuple(columns)
-        wanted = [self._column, *([self._id_column] if self._id_column else []), *columns]
+        wanted = [self.column, *([self.id_column] if self.id_column else []), *columns]
         require_columns(wanted, schema.names, str(path))
         self._require_types(schema)
         self.column_types: Mapping[str, Any] = {name: schema.field(name).type for name in columns}
@@ -114,11 +115,11 @@ class ParquetFile:
 
     def _rows(self, file: Any, group: int) -> Iterator[dict[str, Any]]:
         """Values by column, in Arrow."""
-        names = [*filter(None, (self._id_column,)), *self._columns]
+        names = [*filter(None, (self.id_column,)), *self._columns]
         leaves = [*names, self._leaf]
         for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=leaves):
-            content = batch.column(self._column)
-            if self._leaf != self._column:
+            content = batch.column(self.column)
+            if self._leaf != self.column:
                 content = content.field("bytes") if content.null_count == 0 else content.flatten()[0]
             if self._content == "text":  # as bytes, which need not be UTF-8
                 content = content.cast(self._arrow.large_binary())
@@ -128,8 +129,8 @@ class ParquetFile:
     def _entry(self, row: dict[str, Any], position: int) -> Item | Refused:
         name = f"{self._prefix}{position}"
         try:
-            if self._id_column:
-                given = row[self._id_column].as_py()
+            if self.id_column:
+                given = row[self.id_column].as_py()
                 if problem := name_problem("" if given is None else str(given)):
                     return Refused(f"{self._prefix}{shown(str(given))}", problem)
                 name = f"{self._prefix}{given}"
@@ -152,7 +153,7 @@ class ParquetFile:
                 raise DamagedParquetError(f"{self.path} claims {metadata.num_rows} rows in {size} bytes")
             rows = sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
             ids = NameHashes()
-            for name in self._ids(file) if self._id_column else ():
+            for name in self._ids(file) if self.id_column else ():
                 ids.add(name)
             repeated = ids.repeated(lambda: self._ids(file))
         return _Index(Contents(rows, _footer_digest(self.path)), repeated)
@@ -162,7 +163,7 @@ class ParquetFile:
         for group in range(file.metadata.num_row_groups):
             rows, found = file.metadata.row_group(group).num_rows, 0
             try:
-                for batch in file.iter_batches(8192, row_groups=[group], columns=[self._id_column]):
+                for batch in file.iter_batches(8192, row_groups=[group], columns=[self.id_column]):
                     for value in batch.column(0).cast(self._arrow.string()).to_pylist()[: rows - found]:
                         yield value
                         found += 1
@@ -172,7 +173,7 @@ class ParquetFile:
 
     def _bomb(self, group: Any) -> str | None:
         """Why a row group must not be unpacked."""
-        leaves = {self._leaf, self._column, *self._columns, self._id_column}
+        leaves = {self._leaf, self.column, *self._columns, self.id_column}
         columns = [group.column(index) for index in range(group.num_columns)]
         wanted = [one for one in columns if one.path_in_schema in leaves]
         packed, unpacked = (
@@ -183,21 +184,21 @@ class ParquetFile:
         return None
 
     def _require_types(self, schema: Any) -> None:
-        types, column = self._arrow.types, schema.field(self._column).type
-        self._leaf = self._column
+        types, column = self._arrow.types, schema.field(self.column).type
+        self._leaf = self.column
         binary = (types.is_binary, types.is_large_binary, types.is_binary_view)
         strings = (types.is_string, types.is_large_string, types.is_string_view)
         if self._content == "image" and types.is_struct(column) and column.get_field_index("bytes") >= 0:
-            column, self._leaf = column.field("bytes").type, f"{self._column}.bytes"
+            column, self._leaf = column.field("bytes").type, f"{self.column}.bytes"
         usable = binary if self._content == "image" else strings
         if not any(is_usable(column) for is_usable in usable):
             wanted = "binary" if self._content == "image" else "string"
-            raise CollectionError(f"{self.path}: column {self._column} is of type {column}, not {wanted}; name another")
+            raise CollectionError(f"{self.path}: column {self.column} is of type {column}, not {wanted}; name another")
         simple = (*strings, types.is_integer, types.is_floating, types.is_boolean)
-        for name in filter(None, (self._id_column, *self._columns)):
+        for name in filter(None, (self.id_column, *self._columns)):
             value = schema.field(name).type
             is_list = types.is_list(value) or types.is_large_list(value)
-            element = value.value_type if is_list and name != self._id_column else value
+            element = value.value_type if is_list and name != self.id_column else value
             if not any(is_simple(element) for is_simple in simple):
                 raise CollectionError(f"{self.path}: column {name} is of type {value}, which cannot be carried along")
 

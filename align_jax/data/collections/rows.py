@@ -53,6 +53,11 @@ class RowFile:
         id_column: which holds the id; without it, ids are row numbers from 0, or the image paths.
         columns: carried along.
 
+    Attributes:
+        path, name, root: as above.
+        header: the names of the columns.
+        column, id_column: as above, but `None` in a file of lines.
+
     Raises:
         CollectionError: if the file is not of this form, or lacks a column.
     """
@@ -70,11 +75,12 @@ class RowFile:
         columns: Sequence[str],
     ):
         self.path, self.name = path, name
-        self._prefix, self._content, self._root = prefix, content, root
+        self.root, self._prefix, self._content = root, prefix, content
         self._columns = tuple(columns)
         require_text(path)
         self._delimiter = _DELIMITERS.get(path.suffix.lower())
         self.header = [TEXT_COLUMN] if self._delimiter is None else csv_header(path)
+        self.column, self.id_column = (None, None) if self._delimiter is None else (column, id_column)
         if self._delimiter is None:
             column, id_column = TEXT_COLUMN, None
         elif column is None:
@@ -106,7 +112,7 @@ class RowFile:
 
     @cached_property
     def _index(self) -> _Index:
-        digest, offsets, ids, count = hashlib.sha256(), array("q"), NameHashes(), 0
+        digest, offsets, ids, count = hashlib.sha256(repr(self.header).encode()), array("q"), NameHashes(), 0
         named = self._id_at is not None or self._content == "image"
         with self.path.open("rb") as file:
             for row in self._rows(file, None):
@@ -134,7 +140,7 @@ class RowFile:
         if self._at >= len(row.cells):
             return None
         path = row.cells[self._at].strip()
-        root = self._root.absolute().as_posix().rstrip("/")
+        root = self.root.absolute().as_posix().rstrip("/")
         return normal(path.removeprefix(f"{root}/"))
 
     def _entry(self, row: Row, position: int, repeated: bool) -> Item | Refused:
@@ -151,7 +157,7 @@ class RowFile:
         if problem := name_problem(path):
             hint = "; paths are relative to the folder of the list, or to --root" if "UTF-8" not in problem else ""
             return Refused(shown(name), f"{problem}{hint}")
-        item = file_item(self._root, path, self._content, self._beside)
+        item = file_item(self.root, path, self._content, self._beside)
         return (
             item._replace(id=name, columns=columns or item.columns)
             if isinstance(item, Item)

@@ -12,12 +12,12 @@ from align_jax.data.collections.collection import Contents
 from align_jax.inference.embedder import Embedder
 from align_jax.inference.embedding.folder import METADATA_FILE, EmbeddingFolderError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Everything that the bytes of the embeddings depend on, but for the machine.
+    """What the bytes of the embeddings depend on, but for the machine, and for what `Contents.digest` does not see.
 
     Attributes:
         model: digest of configuration and weights.
@@ -28,8 +28,9 @@ class Identity:
         batch_size: inputs that are computed together; another one may change the last bits.
         shard_size: inputs of a part.
         columns: types of the carried columns, by name.
+        options: how the input is read, such as the column that is.
         entries: how many inputs there are.
-        input: digest of their names and contents.
+        input: `Collection.digest`.
     """
 
     model: str
@@ -40,6 +41,7 @@ class Identity:
     batch_size: int
     shard_size: int
     columns: Mapping[str, str]
+    options: Mapping[str, str | None]
     entries: int
     input: str
 
@@ -56,6 +58,7 @@ class Identity:
             batch_size=embedder.batch_size,
             shard_size=shard_size,
             columns={name: str(kind or "string") for name, kind in collection.column_types.items()},
+            options=dict(collection.options),
             entries=collection.size,
             input=collection.digest,
         )
@@ -80,7 +83,11 @@ def differences(made: Mapping[str, Any], identity: Identity, collection: Collect
         if before != now:
             found.append(_difference(name, before, now))
     before = made.get("input", {})
-    if before.get("digest") != identity.input or before.get("entries") != identity.entries:
+    then, now = before.get("options", {}), identity.options
+    read_otherwise = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+    found += [f"{name} {then.get(name)} then, {now.get(name)} now" for name in read_otherwise]
+    # The digest depends on the options too.
+    if before.get("entries") != identity.entries or (not read_otherwise and before.get("digest") != identity.input):
         found.append(_input_difference(before, identity, collection))
     return found
 
@@ -122,6 +129,7 @@ def described(
         "input": {
             "source": source,
             "form": collection.form,
+            "options": dict(identity.options),
             "entries": identity.entries,
             "digest": identity.input,
             "files": files,
@@ -135,10 +143,12 @@ def require_same(made: Mapping[str, Any], identity: Identity, collection: Collec
     Raises:
         EmbeddingFolderError: if it was made from something else, or in another way; says what differs.
     """
-    found = differences(made, identity, collection)
-    if not found and made.get("run") != identity.digest:
-        found = [f"format {made.get('format')} then, {FORMAT} now"]
-    if found:
+    if made.get("format") != FORMAT:
+        raise EmbeddingFolderError(
+            f"{output} is of format {made.get('format')}, and only format {FORMAT} can be continued; "
+            f"give another --output"
+        )
+    if found := differences(made, identity, collection):
         raise EmbeddingFolderError(
             f"{output} was made from something else: {'; '.join(found)}; give the same again, or another --output"
         )

@@ -1,5 +1,9 @@
 """What an input is found out to be, and what is said where it is nothing."""
 
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from align_jax.data.builders.captioned_images import CaptionedImages, prepare
@@ -44,6 +48,35 @@ def test_data_set_without_a_split_or_feature_names_those_there_are(data_set):
         open_images(data_set, Options(split="val"))
     with pytest.raises(CollectionError, match="has no column picture; it has"):
         open_images(data_set, Options(column="picture"))
+
+
+def test_options_open_the_same_again_and_others_have_other_digests(data_set, tmp_path):
+    write_tree(
+        tmp_path,
+        {f"{root}/a.jpg": picture() for root in "rs"} | {"list.txt": "a.jpg\n", "0.tar": tar_bytes(sample("a"))},
+    )
+    write_csv(tmp_path / "a.csv", [["text", "other", "key"], ["x", "y", "z"]])
+    pq.write_table(pa.table({"text": ["x"], "other": ["y"], "key": ["z"]}), tmp_path / "a.parquet")
+    named: Any = {"column": "other"}, {"id_column": "text"}
+    roots: Any = {"root": tmp_path / "r"}, {"root": tmp_path / "s"}
+    for opener, path, first, others in (
+        (open_texts, tmp_path / "a.csv", {"column": "text", "id_column": None}, named),
+        (open_texts, tmp_path / "a.parquet", {"column": "text", "id_column": "key"}, named),
+        (open_texts, tmp_path / "0.tar", {"column": None}, [{"column": "json"}]),
+        (open_texts, data_set, {"column": "text", "split": "train"}, [{"column": "key"}, {"split": "train[:2]"}]),
+        (open_images, tmp_path / "list.txt", {"column": None, "id_column": None, "root": None}, roots),
+    ):
+        collections = [opener(path, Options(**each)) for each in ({}, *others)]
+        assert collections[0].options == first
+        assert len({collection.digest for collection in collections}) == len(collections)
+        for collection in collections:
+            assert opener(path, Options(**collection.options)).digest == collection.digest
+    assert open_images(tmp_path / "list.txt", Options(root=tmp_path)).options["root"] is None
+
+
+def test_another_header_is_another_input(tmp_path):
+    write_tree(tmp_path, {"a/0.csv": "text,other\nx,y\n", "b/0.csv": "other,text\nx,y\n"})
+    assert open_texts(tmp_path / "a").digest != open_texts(tmp_path / "b").digest
 
 
 def test_form_is_found_out(tmp_path):
