@@ -4,19 +4,18 @@ from collections.abc import Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 from rich.console import Console
 
-from align_jax.data.collections import Collection, CollectionError, Item, Options, open_images
+from align_jax.data.collections import CollectionError, Item, Options, open_images
 from align_jax.data.images import ImageDecodeError, decode_image
 from align_jax.inference.embedder import Embedder
 from align_jax.inference.embedding.folder import read_embeddings
-from align_jax.inference.embedding.identity import Identity, known_files
-from align_jax.inference.embedding.origin import require_model
+from align_jax.inference.embedding.identity import Identity
+from align_jax.inference.embedding.origin import reopen, require_model
 from align_jax.inference.embedding.part import part_name, read_part
 from align_jax.inference.embedding.run import EmbeddingRun
 from align_jax.progress import progress
@@ -39,6 +38,7 @@ class Pictures:
         name: as above.
         embeddings: of unit length.
         captions: shown below the pictures: a carried column of texts, or the ids.
+        warning: why pictures may be absent, where the input is not what it was; else `None`.
 
     Raises:
         FileNotFoundError: if it is no such folder.
@@ -61,7 +61,11 @@ class Pictures:
         described = read.metadata.get("input", {})
         # Files of a folder are found by their names; in other forms an image is reached by its position.
         self._root = Path(described["source"][0]) if described.get("form") == "folder" else None
-        self._collection = None if self._root is not None else _collection(folder, described, read.columns)
+        self._collection, self.warning = None, None
+        try:
+            self._collection = reopen(folder, read.metadata)
+        except CollectionError as error:
+            self.warning = f"pictures will be missing: {error}"
         self._parts = [read_part(folder / part_name(index)) for index in range(read.metadata["parts"])]
         self._first_rows = np.cumsum([0, *(part.rows for part in self._parts)])
 
@@ -116,15 +120,6 @@ def embedded_openmoji(data_dir: Path, embedder: Embedder, model: str) -> Picture
                 run.embed(parts, advance)
         run.finish()
     return Pictures(folder, embedder, "OpenMoji")
-
-
-def _collection(folder: Path, described: Any, columns: Any) -> Collection | None:
-    """The input of an embedding run, if it is there still."""
-    try:
-        options = Options(columns=tuple(columns), form=described["form"])
-        return open_images(described["source"], options, known_files(folder))
-    except (KeyError, CollectionError, OSError):
-        return None
 
 
 def _thumbnail(encoded: bytes) -> Image.Image | None:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +62,8 @@ def served(
         else:
             pictures = None if index is None else Pictures(index, embedder)
             examples = examples_of.of_any(pictures, shown)
+        if pictures is not None and pictures.warning is not None:
+            print(f"align-jax demo: {pictures.warning}", file=sys.stderr)
         answers = Answers(embedder, pictures, classifier)
         answers.warm_up()
         page = page_of.build(answers, examples, model)

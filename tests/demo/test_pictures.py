@@ -74,11 +74,28 @@ def test_folder_and_tar(model, embedder, folder, tmp_path):
 
 def test_pictures_that_are_gone_are_absent(model, embedder, folder, tmp_path):
     embed(model, folder, tmp_path / "index")
+    assert Pictures(tmp_path / "index", embedder).warning is None
     (folder / "070.png").unlink()
     (folder / "130.png").write_bytes(b"broken since")
-    assert shades(Pictures(tmp_path / "index", embedder)) == [3, None, None, 250]
+    pictures = Pictures(tmp_path / "index", embedder)
+    assert shades(pictures) == [3, None, None, 250]
+    assert f"{folder} has changed since {tmp_path / 'index'} was made" in str(pictures.warning)
     shutil.rmtree(folder)
-    assert shades(Pictures(tmp_path / "index", embedder)) == [None] * 4
+    pictures = Pictures(tmp_path / "index", embedder)
+    assert shades(pictures) == [None] * 4
+    assert f"'{folder}' does not exist" in str(pictures.warning)
+
+
+def test_input_is_read_as_it_was_embedded(model, embedder, folder, tmp_path):
+    rows = ["shade,thumbnail,name", *(f"{number:03}.png,{number:03}.txt,{number}" for number in NUMBERS)]
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    options = ("--image-column", "shade", "--id-column", "name", "--root", folder)
+    embed(model, tmp_path / "list.csv", tmp_path / "index", *map(str, options))
+    pictures = Pictures(tmp_path / "index", embedder)
+    assert (shades(pictures), pictures.warning) == (NUMBERS, None)
+    assert list(pictures.captions) == list(map(str, NUMBERS))
+    (tmp_path / "list.csv").write_text("\n".join([rows[0], *reversed(rows[1:])]))
+    assert "list.csv has changed since" in str(Pictures(tmp_path / "index", embedder).warning)
 
 
 def test_texts_and_other_models_are_refused(model, embedder, folder, tmp_path):
