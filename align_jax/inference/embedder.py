@@ -83,6 +83,11 @@ class Embedder:
     ):
         if dtype not in get_args(Dtype):
             raise ValueError(f"dtype {dtype!r} is not supported; use one of {', '.join(get_args(Dtype))}")
+        if text_length > config.text_config.max_position_embeddings:
+            raise ValueError(
+                f"text_length {text_length} is more than the model's {config.text_config.max_position_embeddings} "
+                "positions; use at most as many"
+            )
         self.config, self.preprocessing, self.dtype = config, preprocessing, dtype
         self.batch_size, self.text_length = batch_size, text_length
         self.embedding_size: int = config.projection_dim

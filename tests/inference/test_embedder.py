@@ -116,6 +116,13 @@ def test_nothing_in_gives_nothing_out(embedder) -> None:
         embedder.texts("a cat")
 
 
+def test_texts_are_no_longer_than_the_model_has_positions(folder) -> None:
+    positions = CONFIG.text_config.max_position_embeddings
+    assert Embedder.from_pretrained(folder, batch_size=8, text_length=positions).text_length == positions
+    with pytest.raises(ValueError, match=f"text_length {positions + 1} is more than the model's {positions} positions"):
+        Embedder.from_pretrained(folder, batch_size=8, text_length=positions + 1)
+
+
 def test_bfloat16_is_the_same_model_less_precisely(embedder, folder) -> None:
     low = Embedder.from_pretrained(folder, batch_size=8, dtype="bfloat16")
     assert low.digest == embedder.digest
