@@ -81,10 +81,12 @@ class EmbeddingRun:
             EmbeddingFolderError: if the folder holds something else, or another command is filling it.
         """
         if process == 0:
-            self._prepare()
+            self._make_folder()
+        self._lock(process)
+        if process == 0:
+            self._begin()
         made = read_metadata(self.output)
         require_same(made, self.identity, self._collection, self.output)
-        self._lock(process)
         share = self.share(process, processes)
         for index in share:
             for left in self.output.glob(f".{part_name(index)}.*.tmp"):
@@ -141,14 +143,17 @@ class EmbeddingRun:
             summary = summarize(self.output, paths)
         metadata = read_metadata(self.output) | {"finished": True, "counts": summary.counts()}
         self._write_metadata(metadata)
+        for left in self.output.glob(".lock-*"):  # of processes that were killed, when there were more of them
+            if left.name != ".lock-0":
+                left.unlink(missing_ok=True)
         return summary
 
     def close(self) -> None:
         """Unlocks the folder."""
         self._resources.close()
 
-    def _prepare(self) -> None:
-        """Makes the folder, or leaves it as it is where it was made from the same."""
+    def _make_folder(self) -> None:
+        """Makes the folder, or checks that nothing else lies in it; what is there stays as it is."""
         if (self.output / METADATA_FILE).exists():
             return
         foreign = [path.name for path in self.output.iterdir() if not _is_ours(path)] if self.output.is_dir() else []
@@ -160,8 +165,13 @@ class EmbeddingRun:
             self.output.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise EmbeddingFolderError(f"{self.output} cannot be a folder: {error.strerror}; name another") from error
+
+    def _begin(self) -> None:
+        """Says what the folder is made from, where nothing says so yet; under the lock."""
         for left in self.output.glob(f".{METADATA_FILE}.*.tmp"):
             left.unlink(missing_ok=True)
+        if (self.output / METADATA_FILE).exists():
+            return
         metadata = described(
             self.identity, self._collection, source=self._source, model_source=self._model_source,
             embedding_size=self._embedder.embedding_size,

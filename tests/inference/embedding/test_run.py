@@ -104,6 +104,7 @@ def test_finished_run_does_nothing_and_missing_or_cut_parts_are_made_again(
     (output / part_name(0)).unlink()
     (output / part_name(1)).write_bytes((output / part_name(1)).read_bytes()[:-100])
     (output / f".{part_name(2)}.99.tmp").write_bytes(b"left by a kill")
+    (output / ".lock-3").write_bytes(b"")
     with pytest.raises((PartError, FileNotFoundError)):
         read_embeddings(output)
     fill(embedder, pictures, output)
@@ -161,8 +162,13 @@ def test_two_commands_do_not_fill_one_folder(embedder, pictures, tmp_path):
     first = EmbeddingRun(embedder, collection, tmp_path / "output", **arguments)
     second = EmbeddingRun(embedder, collection, tmp_path / "output", **arguments)
     first.claim()
+    temporary = tmp_path / "output" / ".embeddings.json.99.tmp"  # the first is about to write it again
+    temporary.write_text("{")
+    (tmp_path / "output" / "embeddings.json").unlink()
+    before = files_of(tmp_path / "output")
     with pytest.raises(EmbeddingFolderError, match="another command is filling"):
         second.claim()
+    assert files_of(tmp_path / "output") == before
     first.close()
     assert second.claim() == [0, 1, 2]
     second.close()
