@@ -1,13 +1,14 @@
 """`align-jax data`: prepares data sets and vocabularies."""
 
 import functools
-import os
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 from absl import logging
+
+from align_jax.cores import usable_cores
 
 COMMANDS = {"coyo": "align_jax.cli.data_coyo", "filter": "align_jax.cli.data_filter"}
 """Commands with a file, and a parser, of their own."""
@@ -106,7 +107,7 @@ def img2dataset(
     builder = builders.BUILDERS[source](builders.Input(input, layout, columns, unique), data_dir, name)
     if not _already_prepared(builder):
         shown = functools.partial(progress, console=Console(stderr=True), unit="shards")
-        print(builder.prepare(workers or len(os.sched_getaffinity(0)), shown))
+        print(builder.prepare(workers or usable_cores(), shown))
         print(f"{_summary(builder)}; see {builders.AUDIT_FILE} and {builders.LEFT_OUT_FILE} there")
     builder.remove_work_folder()
 

@@ -8,7 +8,6 @@ counter-based generator with the key (seed, position in the stream), so no examp
 A process reads only the rows of each batch that its devices hold (`parallel.mesh.process_rows`).
 """
 
-import os
 import signal
 import sys
 from collections.abc import Generator, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
+from align_jax.cores import usable_cores
 from align_jax.data.images import ImageDecodeError, ImageTransform, decode_image, resize_bilinear
 from align_jax.data.order import OrderedSequence, Place, shuffled_index
 from align_jax.data.quarantine import Quarantine
@@ -261,7 +261,7 @@ def _in_parallel(
 ) -> Generator[Any, None, None]:
     """Yields a source's batches in order, prepared ahead by threads or worker processes."""
     _prepare_reader(-1, loader.workers)
-    threads = 1 if loader.workers else max(1, min(4, len(os.sched_getaffinity(0))))
+    threads = 1 if loader.workers else max(1, min(4, usable_cores()))
     dataset = grain.MapDataset.source(batches).to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     )

@@ -18,6 +18,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
+from align_jax.cores import usable_cores
 from align_jax.data.collections.item import MAX_IMAGE_BYTES, MAX_TEXT_BYTES, too_large
 from align_jax.data.collections.metadata import MetadataError, carried_values
 from align_jax.data.collections.names import shown
@@ -173,7 +174,7 @@ def _write_missing(pairs: Sequence[tuple[str, str]]) -> None:
         for tar, index in pairs:
             write_index(tar, index)
         return
-    workers = len(os.sched_getaffinity(0))
+    workers = usable_cores()
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=set_worker, initargs=(1,)) as pool:
         for _ in pool.map(write_index, *zip(*pairs, strict=True), chunksize=4):
             pass

@@ -7,7 +7,6 @@ into the caches. Pieces of a batch, a core each, need neither to wait nor to lea
 
 import functools
 import math
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
+
+from align_jax.cores import usable_cores
 
 # Each is left out where XLA does not know it.
 _COMPILER_OPTIONS: dict[str, Any] = {
@@ -29,7 +30,7 @@ _COMPILER_OPTIONS: dict[str, Any] = {
 def lane_count(mesh: Mesh) -> int:
     """The cores of the host, if the mesh is the host alone; else 0: then devices share the batch."""
     device = mesh.devices.flat[0]
-    return len(os.sched_getaffinity(0)) if mesh.size == 1 and device.platform == "cpu" else 0
+    return usable_cores() if mesh.size == 1 and device.platform == "cpu" else 0
 
 
 class Lanes:

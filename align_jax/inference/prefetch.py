@@ -1,6 +1,5 @@
 """What is read, decoded and resized ahead, in threads, while the device computes."""
 
-import os
 import queue
 import threading
 import time
@@ -13,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from align_jax.cores import usable_cores
 from align_jax.data.images import ImageDecodeError
 from align_jax.data.preprocessing import Preprocessing
 
@@ -71,7 +71,7 @@ def image_batches(
         batch_size: rows of a whole batch.
     """
     rows = list(rows)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode") as pool:
+    with ThreadPoolExecutor(usable_cores(), "decode") as pool:
 
         def started() -> Iterator[_StartedBatch[Key]]:
             source = iter(items)

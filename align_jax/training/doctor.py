@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from align_jax.checkpoints import Checkpoints
+from align_jax.cores import usable_cores
 from align_jax.data.images import ImageDecodeError, decode_image
 from align_jax.data.records import RecordError
 from align_jax.parallel.mesh import batch_shards, check_batch_size
@@ -129,7 +130,7 @@ def data(experiment: Experiment) -> Iterator[Finding]:
         except (ImageDecodeError, RecordError) as error:
             bad.append(f"record {index}: {error}")
     rate = count / (time.monotonic() - began)
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     yield Finding("data", "ok", f"{rate:,.0f} images/s are read, decoded and cropped by one of {cores} cores")
     if bad:
         yield Finding("data", "note", f"{len(bad)} of {count} sampled records cannot be used, such as {bad[0]}")
