@@ -11,6 +11,8 @@ import hashlib
 import json
 import os
 import random
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -52,7 +54,7 @@ def run_to_the_end(arguments: list[str]) -> None:
 
 
 def kill_at(arguments: list[str], output: Path, parts: int, delay_seconds: float) -> bool:
-    """Starts the command and kills it a little after it has made so many parts; False if it ended before."""
+    """Starts the command and kills it a little after it has made so many parts; False if it had ended by itself."""
     process = subprocess.Popen(
         arguments, cwd=ROOT, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -63,10 +65,11 @@ def kill_at(arguments: list[str], output: Path, parts: int, delay_seconds: float
             raise RuntimeError(f"{parts} parts were not made in {LIMIT_SECONDS:.0f} s")
         time.sleep(0.005)
     time.sleep(delay_seconds)
-    came = process.poll() is None
     process.kill()
-    process.wait()
-    return came
+    status = process.wait()
+    if status not in (0, -signal.SIGKILL):
+        raise RuntimeError(f"the command ended with status {status} before it was killed")
+    return status != 0
 
 
 def parts_in(output: Path) -> int:
@@ -79,11 +82,15 @@ def files_of(output: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(output.iterdir())}
 
 
-def survive(*, images: int, kill: int, shard_size: int, seed: int) -> None:
+def survive(*, images: int, kill: int, shard_size: int, seed: int) -> int:
     """Makes everything, kills, continues and compares.
+
+    Returns:
+        How many kills the output has survived; those that came after the end of the command do not count.
 
     Raises:
         AssertionError: if anything differs.
+        RuntimeError: if the command ended before it was killed, again and again.
     """
     generator = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -93,23 +100,33 @@ def survive(*, images: int, kill: int, shard_size: int, seed: int) -> None:
         alone, disturbed = root / "alone", root / "disturbed"
         run_to_the_end(command(root / "model", root / "images", alone, shard_size))
         again = command(root / "model", root / "images", disturbed, shard_size)
-        total = parts_in(alone)
-        for strike in range(kill):
-            reach = max(1, (total - parts_in(disturbed)) // (kill - strike))
-            parts = parts_in(disturbed) + generator.randint(0, reach)
+        total, struck, tries = parts_in(alone), 0, 0
+        while struck < kill:
+            if tries == 3 * kill:
+                raise RuntimeError(f"{tries} kills were tried, and too many came after the end; give more --images")
+            tries += 1
+            reach = max(0, total - 1 - parts_in(disturbed)) // (kill - struck)
+            parts = parts_in(disturbed) + generator.randint(0, max(1, reach))
             delay_seconds = generator.uniform(0.0, 0.2 if parts_in(disturbed) < parts else 6.0)
             came = kill_at(again, disturbed, parts, delay_seconds)
+            if not came:
+                print(f"too late, {delay_seconds:.2f} s after {parts} of {total} parts; begins anew")
+                shutil.rmtree(disturbed)
+                struck = 0
+                continue
+            struck += 1
             left = len(list(disturbed.glob(".part-*.tmp"))) if disturbed.is_dir() else 0
             print(
-                f"{strike + 1}/{kill}: killed {delay_seconds:.2f} s after {parts} of {total} parts"
-                f"{', in the middle of writing one' if left else ''}{'' if came else ', too late'}"
+                f"{struck}/{kill}: killed {delay_seconds:.2f} s after {parts} of {total} parts"
+                f"{', in the middle of writing one' if left else ''}"
             )
         run_to_the_end(again)
         assert files_of(disturbed) == files_of(alone)
         read = read_embeddings(disturbed)
         refused = [json.loads(line)["id"] for line in (disturbed / "refused.jsonl").read_text().splitlines()]
         assert sorted([*read.ids, *refused]) == [f"{number:05}.jpg" for number in range(images)]
-    print(f"{len(read.ids)} embeddings and {len(refused)} refusals in {total} parts are the same")
+    print(f"{len(read.ids)} embeddings and {len(refused)} refusals in {total} parts are the same after {struck} kills")
+    return struck
 
 
 def _environment() -> dict[str, str]:
