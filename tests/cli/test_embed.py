@@ -11,8 +11,9 @@ from PIL import Image
 
 from align_jax.cli import main
 from align_jax.inference.embedding.folder import read_embeddings
-from tests.data.collections.made import member, picture, sample, tar_bytes, write_tree
+from tests.data.collections.made import member, picture, sample, tar_bytes, write_csv, write_tree
 from tests.inference.tiny_align import write_folder
+from tests.processes import run_together, start_flags
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,42 @@ def test_same_command_again_says_the_same(model, tmp_path, capsys):
     assert printed.count("1 of 1 images embedded") == 2
     assert main([*command, "--batch-size", "16"]) == 2
     assert "batch_size 8 then, 16 now" in capsys.readouterr().err
+
+
+def test_folder_is_not_continued_with_an_input_that_is_read_otherwise(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(
+        write_tree(tmp_path, {f"{root}/{name}": picture() for root in "rs" for name in ("a.jpg", "b.jpg")})
+    )
+    write_csv(tmp_path / "list.csv", [["one", "two", "name"], ["a.jpg", "b.jpg", "x"], ["b.jpg", "a.jpg", "y"]])
+    command = ["embed", "--model", str(model), "--input", "list.csv", "--output", "out", "--batch-size", "8"]
+    assert main([*command, "--root", "r", "--image-column", "one"]) == 0
+    before = files_below(tmp_path / "out")
+    for more, message in {
+        ("--root", "r", "--image-column", "two"): "column one then, two now",
+        ("--root", "s", "--image-column", "one"): f"root {tmp_path / 'r'} then, {tmp_path / 's'} now",
+        ("--root", "r", "--image-column", "one", "--id-column", "name"): "id_column None then, name now",
+    }.items():
+        capsys.readouterr()
+        assert main([*command, *more]) == 2
+        error = capsys.readouterr().err
+        assert f"made from something else: {message};" in error
+        assert error.count("\n") == 1
+    assert main([*command, "--root", str(tmp_path / "r"), "--image-column", "one"]) == 0
+    assert files_below(tmp_path / "out") == before
+
+
+def test_two_processes_make_what_one_makes(model, tmp_path):
+    names = [f"{number}.jpg" for number in range(7)]
+    write_tree(tmp_path / "in", {name: picture(number) for number, name in enumerate(names)} | {"5.jpg": b"broken"})
+    command = ["-m", "align_jax", "embed", "--model", str(model), "--input", str(tmp_path / "in")]
+    command += ["--batch-size", "4", "--shard-size", "2", "--output"]
+    together = [[*command, str(tmp_path / "two"), *flags] for flags in start_flags(2)]
+    ended = run_together([*together, [*command, str(tmp_path / "one")]], devices=1, limit_seconds=300)
+    assert [process.status for process in ended] == [0, 0, 0], [process.errors for process in ended]
+    assert ["6 of 7 images embedded" in process.output for process in ended] == [True, False, True]
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one == two
+    assert read_embeddings(tmp_path / "two").ids == [name for name in names if name != "5.jpg"]
 
 
 @pytest.mark.parametrize(
