@@ -17,7 +17,8 @@ EXAMPLES = """examples:
   align-jax evaluate --model V --task classification --data imagenet --real real.json
 
 --data is the folder of the data as it is distributed: ImageNet with train and val, ImageNet-V2, -R or -A, any folder
-with a folder for each class; for retrieval Karpathy's JSON (its folder) or a data set that TFDS has prepared.
+with a folder for each class; for retrieval Karpathy's JSON or its folder, COCO's or Flickr30k's own file of captions,
+or a data set that TFDS has prepared.
 docs/evaluation.md states the protocol of each number and what the papers report. Images that do not decode are left
 out, counted and named.
 Exit status: 0 done, 2 an argument, the model or the data is wrong."""
@@ -44,8 +45,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", metavar="M", help="a model folder, the workdir of a training, or an id of the Hub")
     add("--task", required=True, choices=TASKS)
-    add("--data", required=True, type=Path, metavar="D", help="folder (or Karpathy's JSON) of the data set")
-    add("--split", metavar="NAME", help="folder or split of the data (default: val, or test for retrieval)")
+    add("--data", required=True, type=Path, metavar="D", help="folder of the data set, or its file of captions")
+    add("--split", metavar="NAME", help="folder or split of the data (default: val; for retrieval test)")
     add("--output", type=Path, metavar="FILE.json", help="write all numbers, settings and left-out images as JSON")
     add(
         "--embeddings", type=Path, nargs="+", metavar="DIR", help="folders of align-jax embed with the images of --data"
@@ -146,8 +147,8 @@ def _retrieval(arguments: argparse.Namespace, bootstrap: Any) -> _Run:
     from align_jax.evaluation import tasks  # noqa: PLC0415
     from align_jax.parallel.mesh import MeshShape  # noqa: PLC0415
 
-    arguments.split = arguments.split or "test"
     data = open_captioned(arguments.data, images=arguments.images, split=arguments.split)
+    arguments.split = data.split
     embedder = _embedder(arguments)
     features = _features(arguments, embedder, data.images, "images")
     fold_size = 1000 if arguments.fold_size is None else arguments.fold_size or None
@@ -223,6 +224,7 @@ def _open_labelled(arguments: argparse.Namespace) -> tuple[Any, Any]:
     data = open_labelled(
         arguments.data, split=arguments.split, classes=arguments.classes, ground_truth=arguments.ground_truth
     )
+    arguments.split = data.split
     real = arguments.real and real_labels(read_real(arguments.real), data.images.ids, data.classes)
     return data, real
 

@@ -18,7 +18,7 @@ def test_a_broken_image_at_the_end_costs_no_fold() -> None:
         vectors = rng.normal(size=(count, 4))
         return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
-    data = CaptionedImages(ImageSet(tuple(map(str, range(20))), lambda row: b""), (("a", "b"),) * 20)
+    data = CaptionedImages(ImageSet(tuple(map(str, range(20))), lambda row: b""), (("a", "b"),) * 20, "test")
     features = Features(embed(19), rows, [("19", "broken")])
     found = retrieval(
         data, features, lambda texts: embed(len(texts)), Bootstrap(resamples=2), MeshShape().build(), fold_size=10

@@ -1,6 +1,6 @@
 """The data sets that models are compared on, in the folders and files that they are distributed as.
 
-    open_captioned    COCO and Flickr30k with Karpathy's splits, or a data set prepared by TFDS
+    open_captioned    COCO and Flickr30k with Karpathy's splits or their own, or a data set prepared by TFDS
     open_labelled     ImageNet, ImageNet-V2, -R and -A, or any folder with a folder of images for each class
     read_real         the labels of "Are we done with ImageNet?", which name all right classes of an image
 

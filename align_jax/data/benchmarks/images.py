@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from align_jax.data.captions import IMAGE_SUFFIXES
+from align_jax.data.collections.names import name_problem
 
 
 class BenchmarkError(ValueError):
@@ -51,6 +52,19 @@ def image_files(root: Path, names: Sequence[str]) -> ImageSet:
 def listed_files(root: Path, names: Sequence[str]) -> ImageSet:
     """As `image_files`, for names that were just listed and need not be looked for again."""
     return ImageSet(tuple(names), lambda row: (root / names[row]).read_bytes())
+
+
+def usual_names(root: Path, arrangements: Sequence[Sequence[str]]) -> list[str]:
+    """Paths in the folder of the images, in the first of the usual arrangements that has the first image.
+
+    Raises:
+        BenchmarkError: if a name leads out of the folder.
+    """
+    names = next((names for names in arrangements if (root / names[0]).is_file()), arrangements[0])
+    for name in names:
+        if problem := name_problem(name):
+            raise BenchmarkError(f"the image {name!r} cannot be read: {problem}")
+    return list(names)
 
 
 def image_names(folder: Path) -> list[str]:

@@ -11,10 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from align_jax.data.benchmarks.images import BenchmarkError, ImageSet, image_files
-from align_jax.data.collections.names import name_problem
-
-_FOLDERS = ("flickr30k-images", "flickr30k_images", "images")
+from align_jax.data.benchmarks.flickr30k import FOLDERS
+from align_jax.data.benchmarks.images import BenchmarkError, ImageSet, image_files, usual_names
 
 
 def read_karpathy(annotations: Path, images: Path, split: str) -> tuple[ImageSet, tuple[tuple[str, ...], ...]]:
@@ -58,17 +56,12 @@ def _entries(annotations: Path) -> list[dict[str, Any]]:
 
 
 def _names(entries: list[dict[str, Any]], images: Path) -> list[str]:
-    """Paths in the folder of the images, in the first of the usual arrangements that has the first image."""
     arrangements = [
         [
             f"{entry['filepath']}/{entry['filename']}" if entry.get("filepath") else entry["filename"]
             for entry in entries
         ],
         [entry["filename"] for entry in entries],
-        *([f"{folder}/{entry['filename']}" for entry in entries] for folder in _FOLDERS),
+        *([f"{folder}/{entry['filename']}" for entry in entries] for folder in FOLDERS),
     ]
-    names = next((names for names in arrangements if (images / names[0]).is_file()), arrangements[0])
-    for name in names:
-        if problem := name_problem(name):
-            raise BenchmarkError(f"the image {name!r} cannot be read: {problem}")
-    return names
+    return usual_names(images, arrangements)

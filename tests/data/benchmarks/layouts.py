@@ -79,6 +79,30 @@ def flickr30k(root: Path) -> Path:
     return root
 
 
+def own_coco(root: Path) -> Path:
+    """annotations/captions_val2017.json, where captions stand in no order of the images, and val2017/."""
+    files = [{"license": 3, "file_name": f"{1000 + n:012d}.jpg", "height": 40, "id": 1000 + n} for n in range(3)]
+    texts = [(number, text) for number in range(3) for text in sentences(number, CAPTIONS + (number == 1))]
+    texts.sort(key=lambda pair: pair[0] % 2, reverse=True)
+    captions = [{"image_id": 1000 + n, "id": 48 + row, "caption": f"{text} "} for row, (n, text) in enumerate(texts)]
+    for number, entry in enumerate(files):
+        write(root / "val2017" / str(entry["file_name"]), jpeg(number, 0))
+    content = {"info": {}, "licenses": [], "images": files, "annotations": captions}
+    return write(root / "annotations" / "captions_val2017.json", json.dumps(content))
+
+
+def own_flickr30k(root: Path, name: str) -> Path:
+    """results_20130124.token or Kaggle's results.csv, one line of which lacks a bar, and flickr30k-images/."""
+    lines = [] if name.endswith("token") else ["image_name| comment_number| comment"]
+    for number in range(3):
+        image = f"{1000092795 + number}.jpg"
+        write(root / "flickr30k-images" / image, jpeg(number, 0))
+        for row, text in enumerate([*sentences(number)[:4], "3 dogs | cats , #1 ."]):
+            bar = "   " if (number, row) == (1, 2) else "| "
+            lines.append(f"{image}#{row}\t{text}" if name.endswith("token") else f"{image}| {row}{bar}{text}")
+    return write(root / name, "\n".join(lines) + "\n")
+
+
 class CocoCaptions(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """The features and splits of TFDS' `coco_captions/2014`."""
 

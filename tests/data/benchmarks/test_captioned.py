@@ -8,7 +8,17 @@ import pytest
 from align_jax.data.benchmarks import BenchmarkError, open_captioned
 from align_jax.data.benchmarks.images import MissingImagesError
 from align_jax.data.images import decode_image
-from tests.data.benchmarks.layouts import CAPTIONS, TEST_IMAGES, coco, coco_captions, flickr30k, jpeg, sentences
+from tests.data.benchmarks.layouts import (
+    CAPTIONS,
+    TEST_IMAGES,
+    coco,
+    coco_captions,
+    flickr30k,
+    jpeg,
+    own_coco,
+    own_flickr30k,
+    sentences,
+)
 
 
 @pytest.mark.parametrize("layout", [coco, flickr30k])
@@ -28,6 +38,70 @@ def test_coco_folders_follow_the_image_and_splits_have_their_own(tmp_path: Path)
     assert open_captioned(tmp_path, split="restval").images.ids == ("val2014/COCO_val2014_000000001012.jpg",)
     with pytest.raises(BenchmarkError, match=r"no split 'dev'; it has restval, test, train, val"):
         open_captioned(tmp_path, split="dev")
+
+
+def test_captions_of_coco_as_they_are_distributed(tmp_path: Path) -> None:
+    annotations = own_coco(tmp_path)
+    found = open_captioned(tmp_path)
+    assert found.split == "val2017"
+    assert found.captions == (tuple(sentences(0)), tuple(sentences(1, 6)), tuple(sentences(2)))
+    assert found.images.ids == tuple(f"val2017/{1000 + number:012d}.jpg" for number in range(3))
+    assert [found.images.read(number) for number in range(3)] == [jpeg(number, 0) for number in range(3)]
+    for given in (
+        open_captioned(annotations),
+        open_captioned(tmp_path, split="val2017"),
+        open_captioned(annotations, images=tmp_path / "val2017"),
+    ):
+        assert given.captions == found.captions
+    with pytest.raises(BenchmarkError, match=r"is of the split val2017, not of test"):
+        open_captioned(annotations, split="test")
+    with pytest.raises(BenchmarkError, match=r"holds captions_val2017\.json, and no such file of the split test"):
+        open_captioned(tmp_path, split="test")
+    (tmp_path / "annotations" / "captions_val2014.json").write_text("{}")
+    with pytest.raises(BenchmarkError, match=r"captions_val2014\.json, captions_val2017\.json; name one"):
+        open_captioned(tmp_path)
+    with pytest.raises(BenchmarkError, match=r"is none of COCO's files of captions"):
+        open_captioned(tmp_path, split="val2014")
+    coco(tmp_path)
+    assert open_captioned(tmp_path).split == "test"  # Karpathy's, which published numbers are of
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"annotations": []}, r"image 000000001000\.jpg has no caption"),
+        ({"annotations": [{"image_id": 5, "id": 1, "caption": "a"}]}, "none of COCO's files"),
+        ({"images": []}, "none of COCO's files"),
+        ({"images": [{"id": 1, "file_name": "../../a.jpg"}]}, "none of COCO's files"),
+    ],
+)
+def test_other_json_is_none_of_cocos(change: dict, reason: str, tmp_path: Path) -> None:
+    path = own_coco(tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(BenchmarkError, match=reason):
+        open_captioned(path)
+
+
+@pytest.mark.parametrize("name", ["results_20130124.token", "results.csv"])
+def test_captions_of_flickr30k_as_they_are_distributed(name: str, tmp_path: Path) -> None:
+    path = own_flickr30k(tmp_path, name)
+    for found in (open_captioned(tmp_path), open_captioned(path, split="all")):
+        assert found.split == "all"
+        assert found.captions == tuple((*sentences(number)[:4], "3 dogs | cats , #1 .") for number in range(3))
+        assert found.images.ids == tuple(f"flickr30k-images/{1000092795 + number}.jpg" for number in range(3))
+        assert found.images.read(2) == jpeg(2, 0)
+    with pytest.raises(BenchmarkError, match=r"no split 'test'; take dataset_flickr30k\.json of Karpathy"):
+        open_captioned(tmp_path, split="test")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, lines[-1]]))
+    with pytest.raises(BenchmarkError, match=rf"line {len(lines) + 1} of .* is no new caption"):
+        open_captioned(path)
+    path.write_text(f"{lines[0]}\n../a.jpg|0|a dog\n")
+    with pytest.raises(BenchmarkError, match=r"leads out of the folder"):
+        open_captioned(path)
+    path.write_text(lines[0][:4])
+    with pytest.raises(BenchmarkError, match=r"line 1 of .* is no new caption"):
+        open_captioned(path)
 
 
 def test_images_may_lie_elsewhere(tmp_path: Path) -> None:
