@@ -44,19 +44,26 @@ def progress(
             yield lambda amount: bar.advance(task, amount)
         return
     first, begun = done, clock()
-    shown = begun
+    shown, shown_done = begun, done
+
+    def show(now: float) -> None:
+        nonlocal shown, shown_done
+        shown, shown_done = now, done
+        rate = (done - first) / (now - begun)
+        left = f", {duration((total - done) / max(rate, 1e-9))} left" if done < total else ""
+        speed = f", {rate:,.1f} {unit}/s{left}" if unit else ""
+        console.print(f"{title}: {100 * done / max(total, 1):.0f} %{speed}")
 
     def advance(amount: float) -> None:
-        nonlocal done, shown
+        nonlocal done
         done += amount
         now = clock()
         if now - shown >= _PLAIN_INTERVAL_SECONDS:
-            shown = now
-            rate = (done - first) / (now - begun)
-            speed = f", {rate:,.1f} {unit}/s, {duration((total - done) / max(rate, 1e-9))} left" if unit else ""
-            console.print(f"{title}: {100 * done / max(total, 1):.0f} %{speed}")
+            show(now)
 
     yield advance
+    if shown > begun and done > shown_done:  # who has read how far it was reads that it is over
+        show(clock())
 
 
 def duration(seconds: float) -> str:

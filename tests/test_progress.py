@@ -16,6 +16,24 @@ def test_plain_lines_come_now_and_then():
     assert output.getvalue().splitlines() == [f"converting: {percent} %" for percent in (25, 50, 75, 100)]
 
 
+def test_plain_lines_tell_the_end_where_they_told_of_the_way():
+    moments = iter([0.0, 6.0, 8.0, 8.0])
+    console = Console(file=io.StringIO(), width=100)
+    with progress("embedding", 100, console, unit="texts", clock=lambda: next(moments)) as advance:
+        advance(75)
+        advance(25)
+    assert console.file.getvalue().splitlines() == [
+        "embedding: 75 %, 12.5 texts/s, 2 s left", "embedding: 100 %, 12.5 texts/s",
+    ]  # fmt: skip
+
+
+def test_short_work_says_nothing():
+    console = Console(file=io.StringIO(), width=100)
+    with progress("embedding", 1, console, clock=lambda: 0.0) as advance:
+        advance(1)
+    assert console.file.getvalue() == ""
+
+
 def test_terminal_gets_a_bar_that_goes_away():
     output = io.StringIO()
     console = Console(file=output, width=80, force_terminal=True)

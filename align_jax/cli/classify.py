@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from align_jax.cli.arguments import ArgumentParser
+from align_jax.cli.default_model import default_model
 
 EXAMPLES = """examples:
   align-jax classify --model kakaobrain/align-base --labels cat,dog,"a red apple" cat.jpg photos/*.jpg
   align-jax classify --model models/vit-large --top-k 3 --json cat.jpg
 
-IMAGE is a file, or with --urls a URL. Scores of the labels are a softmax, so they say which label fits best and not
-whether any of them does. Exit status: 0 done, 2 an argument, the model or an image is wrong."""
+IMAGE is a file, or with --urls a URL; one that cannot be read is named on standard error, and the others go on. Scores
+of the labels are a softmax, so they say which label fits best and not whether any of them does. Exit status: 0 done, 2
+an argument, the model or an image is wrong."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -27,21 +29,37 @@ def main(argv: Sequence[str]) -> int:
         if (value := getattr(arguments, name)) is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} {value} is not positive; use 1 or more")
 
-    from align_jax.inference.pipelines.pipeline import pipeline  # noqa: PLC0415  (heavy, after the help)
+    model = default_model(arguments.model)
 
-    task = "image-classification" if labels is None else "zero-shot-image-classification"
+    from align_jax.inference.pipelines.download import is_url  # noqa: PLC0415  (heavy, after the help)
+    from align_jax.inference.pipelines.pipeline import ZERO_SHOT, pipeline  # noqa: PLC0415
+
+    urls = [image for image in arguments.images if is_url(image)]
+    if urls and arguments.urls == "refuse":
+        raise ValueError(f"{urls[0]} is a URL, and those are opened only when asked for; use --urls public")
+
+    def refuse(image: Any, error: Exception) -> None:
+        text = str(error)
+        print(f"align-jax classify: {text if str(image) in text else f'{image}: {text}'}", file=sys.stderr)
+
     classify = pipeline(
-        task, arguments.model, batch_size=arguments.batch_size, dtype=arguments.dtype, urls=arguments.urls,
-        revision=arguments.revision,
+        None, model, batch_size=arguments.batch_size, dtype=arguments.dtype, urls=arguments.urls,
+        revision=arguments.revision, weights=arguments.weights, refuse=refuse,
     )  # fmt: skip
+    if labels is None and classify.task == ZERO_SHOT:
+        raise ValueError(f"{model} is an ALIGN model, which has no classes of its own; name some with --labels")
+    if labels is not None and classify.task != ZERO_SHOT:
+        raise ValueError(f"{model} is a classifier, whose classes are its own; leave out the labels")
+    images = [image if is_url(image) else Path(image) for image in arguments.images]
     if labels is None:
-        results = classify(arguments.images, top_k=arguments.top_k or 5)
+        results = classify(images, top_k=arguments.top_k or 5)
     else:
         template = {} if arguments.template is None else {"hypothesis_template": arguments.template}
-        results = classify(arguments.images, candidate_labels=labels, **template)
-        results = [predictions[: arguments.top_k] for predictions in results]
-    _show(arguments.images, results, as_json=arguments.json)
-    return 0
+        results = classify(images, candidate_labels=labels, **template)
+    pairs = zip(arguments.images, results, strict=True)
+    shown = [(image, predictions[: arguments.top_k]) for image, predictions in pairs if predictions is not None]
+    _show(shown, as_json=arguments.json)
+    return 0 if len(shown) == len(images) else 2
 
 
 def _parser() -> ArgumentParser:
@@ -50,7 +68,9 @@ def _parser() -> ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="what to classify")
-    parser.add_argument("--model", required=True, help="a folder, a workdir, or an id of the Hub such as owner/name")
+    parser.add_argument(
+        "--model", help="a folder, a workdir, or an id of the Hub (default: runs/quickstart, where there is one)"
+    )
     parser.add_argument("--labels", metavar="A,B,C", help="names of the classes, for an ALIGN model")
     parser.add_argument("--labels-file", metavar="FILE", type=Path, help="the same, one a line; they may have commas")
     parser.add_argument("--template", help='sentence around a label (default: "This is a photo of {}.")')
@@ -58,6 +78,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print JSON: [{image, predictions: [{label, score}]}]")
     parser.add_argument("--batch-size", metavar="N", type=int, default=1, help="images at once (default: %(default)s)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="(default: %(default)s)")
+    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="of a workdir (default: %(default)s)")
     parser.add_argument(
         "--urls", choices=("refuse", "public", "any"), default="refuse",
         help="open URLs: of public addresses, or also of this machine and of private networks (default: %(default)s)",
@@ -81,18 +102,13 @@ def _labels(text: str | None, path: Path | None) -> list[str] | None:
     return labels
 
 
-def _show(images: Sequence[str], results: Sequence[Sequence[dict[str, Any]]], *, as_json: bool) -> None:
+def _show(results: Sequence[tuple[str, Sequence[dict[str, Any]]]], *, as_json: bool) -> None:
     """Prints JSON, a table on a terminal, or lines of three columns separated by tabs."""
     if as_json:
-        answers = zip(images, results, strict=True)
-        listed = [{"image": image, "predictions": predictions} for image, predictions in answers]
+        listed = [{"image": image, "predictions": predictions} for image, predictions in results]
         print(json.dumps(listed, indent=1, ensure_ascii=False))
         return
-    rows = [
-        (image, each["label"], each["score"])
-        for image, predictions in zip(images, results, strict=True)
-        for each in predictions
-    ]
+    rows = [(image, each["label"], each["score"]) for image, predictions in results for each in predictions]
     if not sys.stdout.isatty():
         for image, label, score in rows:
             print(f"{image}\t{label}\t{score:.4f}")

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from align_jax.cli.arguments import ArgumentParser
@@ -29,6 +29,9 @@ def main(argv: Sequence[str]) -> int:
     add("--model", help="a folder, a workdir, or an id of the Hub (default: runs/quickstart, where there is one)")
     add("--index", metavar="DIR", type=Path, help="embeddings of images that align-jax embed wrote with the model")
     add("--classifier", metavar="M", help="an image classifier: a folder, or an id of the Hub")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the models (default: %(default)s)")
+    add("--weights", choices=("ema", "raw"), default="ema", help="of a workdir (default: %(default)s)")
+    add("--revision", help="branch, tag or commit of --model on the Hub")
     add("--data-dir", metavar="DIR", type=Path, default=Path("data"), help="of the quickstart (default: %(default)s)")
     add("--port", type=int, help="(default: the first free one from 7860)")
     arguments = parser.parse_args(argv)
@@ -39,14 +42,22 @@ def main(argv: Sequence[str]) -> int:
     from align_jax.demo.server import served  # noqa: PLC0415  (heavy, after the help)
 
     openmoji = arguments.model is None and arguments.index is None
-    with served(
+    with _until_stopped(), served(
         model, index=arguments.index, classifier=arguments.classifier,
-        data_dir=arguments.data_dir if openmoji else None, port=arguments.port,
+        data_dir=arguments.data_dir if openmoji else None, port=arguments.port, dtype=arguments.dtype,
+        weights=arguments.weights, revision=arguments.revision,
     ) as address:  # fmt: skip
         print(f"The page is at {address}; stop it with Ctrl-C.", flush=True)
-        # SIGTERM ends it as Ctrl-C does, so that nothing temporary is left behind.
-        stopped = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-        with contextlib.suppress(KeyboardInterrupt):
-            stopped.wait()
+        threading.Event().wait()
     return 0
+
+
+@contextlib.contextmanager
+def _until_stopped() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block, also while models are loaded, so that nothing temporary is left behind."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

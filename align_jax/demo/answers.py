@@ -10,6 +10,7 @@ from PIL import Image
 
 from align_jax.demo.pictures import Pictures
 from align_jax.demo.uploads import read_upload
+from align_jax.inference.classifier import Classifier
 from align_jax.inference.embedder import Embedder
 from align_jax.inference.pipelines.pipeline import pipeline
 from align_jax.inference.search import Index, combine
@@ -38,14 +39,14 @@ class Answers:
     Args:
         embedder: an ALIGN model.
         pictures: what is searched; nothing can be searched without them.
-        classifier: an image classifier, as the pipeline takes it.
+        classifier: an image classifier.
 
     Attributes:
         pictures: as given.
         has_classifier: whether images can be classified without labels.
     """
 
-    def __init__(self, embedder: Embedder, pictures: Pictures | None = None, classifier: str | None = None):
+    def __init__(self, embedder: Embedder, pictures: Pictures | None = None, classifier: Classifier | None = None):
         self._embedder, self.pictures = embedder, pictures
         self._zero_shot = pipeline("zero-shot-image-classification", embedder)
         self._classifier: Any = None if classifier is None else pipeline("image-classification", classifier)

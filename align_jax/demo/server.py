@@ -11,11 +11,13 @@ from typing import Any
 
 import jax
 
+from align_jax.checkpoints import Weights
 from align_jax.demo import examples as examples_of
 from align_jax.demo.answers import Answers
 from align_jax.demo.pictures import Pictures, embedded_openmoji
 from align_jax.demo.uploads import MAX_UPLOAD_BYTES
-from align_jax.inference.embedder import Embedder
+from align_jax.inference.classifier import Classifier
+from align_jax.inference.embedder import Dtype, Embedder
 
 ADDRESS = "127.0.0.1"
 _EMBEDDED_AT_ONCE = 32
@@ -29,6 +31,9 @@ def served(
     classifier: str | None = None,
     data_dir: Path | None = None,
     port: int | None = None,
+    dtype: Dtype = "float32",
+    weights: Weights = "ema",
+    revision: str | None = None,
 ) -> Iterator[str]:
     """Serves the page while the block runs.
 
@@ -38,6 +43,9 @@ def served(
         classifier: an image classifier.
         data_dir: where the quickstart's data set lies, which is searched where `index` is absent.
         port: to serve at; the first free one from 7860 where absent.
+        dtype: of both models.
+        weights: of a workdir, for both models: averaged ("ema") or those of the last step ("raw").
+        revision: branch, tag or commit of the ALIGN model on the Hub.
 
     Yields:
         The page's address.
@@ -53,7 +61,11 @@ def served(
         page_of = _page(Path(temporary) / "files")
         devices = jax.device_count()
         batch_size = devices if data_dir is None else -(-_EMBEDDED_AT_ONCE // devices) * devices
-        embedder = Embedder.from_pretrained(model, batch_size=batch_size)
+        embedder = Embedder.from_pretrained(
+            model, batch_size=batch_size, dtype=dtype, weights=weights, revision=revision
+        )
+        options: dict[str, Any] = {"batch_size": devices, "dtype": dtype, "weights": weights}
+        other = None if classifier is None else Classifier.from_pretrained(classifier, **options)
         shown = Path(temporary) / "examples"
         shown.mkdir()
         if index is None and data_dir is not None:
@@ -64,7 +76,7 @@ def served(
             examples = examples_of.of_any(pictures, shown)
         if pictures is not None and pictures.warning is not None:
             print(f"align-jax demo: {pictures.warning}", file=sys.stderr)
-        answers = Answers(embedder, pictures, classifier)
+        answers = Answers(embedder, pictures, other)
         answers.warm_up()
         page = page_of.build(answers, examples, model)
         _, address, _ = page.queue(max_size=32).launch(

@@ -11,6 +11,7 @@ from PIL import Image
 from align_jax import pipeline
 from align_jax.cli import main
 from tests.inference.tiny_align import write_folder
+from tests.inference.tiny_classifiers import write_vit
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,50 @@ def test_a_terminal_gets_a_table(
     assert all(word in printed for word in ("score", "█", "[bold]", "[red]"))
 
 
+def test_a_broken_image_is_told_and_the_others_go_on(
+    folder: Path, pictures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.png").write_bytes(Path(pictures[0]).read_bytes()[:100])
+    images = ["x" * 300, pictures[0], str(tmp_path / "broken.png"), pictures[1], "dogs"]
+    arguments = ["classify", "--model", str(folder), "--labels", "cat,dog", "--top-k", "1"]
+    assert main([*arguments, *pictures]) == 0
+    expected = capsys.readouterr().out
+    for batch_size in ("1", "8"):
+        assert main([*arguments, "--batch-size", batch_size, *images]) == 2
+        told = capsys.readouterr()
+        assert told.out == expected
+        lines = told.err.splitlines()
+        assert [line.startswith("align-jax classify: ") for line in lines] == [True] * 3
+        assert all(name in line for name, line in zip(("xxxxx", "broken.png", "dogs is not there"), lines, strict=True))
+    assert main([*arguments, "--json", "dogs"]) == 2
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_weights_and_the_quickstart_are_taken(
+    folder: Path, pictures: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from align_jax.inference.pipelines import pipeline as module
+
+    asked = {}
+
+    def read_model(source: str, **options: Any) -> Any:
+        asked.update(options, source=source)
+        return read(folder, model_type=options["model_type"])
+
+    read = module.read_model
+    monkeypatch.setattr(module, "read_model", read_model)
+    (tmp_path / "runs/quickstart/checkpoints").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert main(["classify", "--labels", "cat,dog", "--weights", "raw", pictures[0]]) == 0
+    assert (asked["source"], asked["weights"]) == ("runs/quickstart", "raw")
+
+
+def test_a_classifier_takes_no_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_vit(tmp_path)
+    assert main(["classify", "--model", str(tmp_path), "--labels", "cat,dog", "a.png"]) == 2
+    assert "leave out the labels" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -71,7 +116,9 @@ def test_a_terminal_gets_a_table(
         (["--labels", "cat", "--top-k", "0", "a.png"], "--top-k 0"),
         (["--labels", "cat,dog", "absent.png"], "absent.png"),
         (["--labels", "cat,dog", "--template", "a photo", "absent.png"], "no place"),
-        (["--labels", "cat,dog", "http://localhost/a.png"], "URL"),
+        (["--labels", "cat,dog", "http://localhost/a.png"], "use --urls public"),
+        (["--labels", "cat,dog", "data:image/png;base64,AAAA"], "is not there"),
+        (["a.png"], "name some with --labels"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_two(

@@ -1,6 +1,12 @@
 """What ends `align-jax demo` before it serves anything: one line, and the exit status."""
 
+import os
+import signal
 import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +49,18 @@ def test_a_port_that_cannot_be_used_is_named_before_the_model_is_loaded(tmp_path
     assert status == 1
     assert f"port {port}" in line
     assert told(capsys, "--port", "70000")[0] == 2
+
+
+def test_it_leaves_nothing_behind_when_it_is_stopped_while_it_loads(model, tmp_path):
+    command = [sys.executable, "-m", "align_jax", "demo", "--model", str(model)]
+    environment = os.environ | {"XLA_FLAGS": "", "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        command, cwd=Path(__file__).parents[2], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        while not (made := list(tmp_path.glob("align-jax-demo-*"))) and process.poll() is None:
+            time.sleep(0.01)
+        assert made
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output, errors) == (0, b"", b"")
+    assert not list(tmp_path.glob("align-jax-demo-*"))

@@ -144,8 +144,8 @@ def _connect(parts: SplitResult, urls: Urls, remaining: Callable[[], float]) -> 
     addresses = [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     if urls != "any" and (inside := [address for address in addresses if not _is_public(address)]):
         raise DownloadError(
-            f"{host} is {inside[0]}, an address of this machine or of a private network; such URLs are opened with "
-            "urls='any' only"
+            f"{host} is {inside[0]}, an address of this machine or of a private network; such URLs are opened only "
+            "where 'any' are allowed"
         )
     connection = (
         http.client.HTTPSConnection(host, port, context=ssl.create_default_context())

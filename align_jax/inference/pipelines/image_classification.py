@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from align_jax.inference.classifier import Classifier
-from align_jax.inference.pipelines.base import ImagePipeline, Prediction
+from align_jax.inference.pipelines.base import ImagePipeline, Prediction, Refuse
 from align_jax.inference.pipelines.download import Urls
 
 ScoreFunction = Literal["sigmoid", "softmax", "none"]
@@ -26,6 +26,7 @@ class ImageClassificationPipeline(ImagePipeline):
         batch_size: see `ImagePipeline`.
         urls: see `ImagePipeline`.
         timeout: see `ImagePipeline`.
+        refuse: see `ImagePipeline`.
     """
 
     task: ClassVar[str] = "image-classification"
@@ -39,8 +40,9 @@ class ImageClassificationPipeline(ImagePipeline):
         batch_size: int = 1,
         urls: Urls = "refuse",
         timeout: float | None = None,
+        refuse: Refuse | None = None,
     ):
-        super().__init__(batch_size, urls, timeout)
+        super().__init__(batch_size, urls, timeout, refuse)
         self.classifier = classifier
         self._top_k, self._function = top_k, _checked(function_to_apply)
 

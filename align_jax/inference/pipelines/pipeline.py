@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from align_jax.checkpoints import Weights
 from align_jax.configuration import AlignConfig
 from align_jax.conversion.model_folder import read_model
 from align_jax.conversion.sources import local_path
@@ -36,6 +37,7 @@ def pipeline(
     batch_size: int = 1,
     dtype: Any = "float32",
     revision: str | None = None,
+    weights: Weights = "ema",
     **settings: Any,
 ) -> Any:
     """Makes what classifies images; calls and results are those of the pipelines of `transformers`.
@@ -56,6 +58,7 @@ def pipeline(
             on it.
         dtype: "float32" or "bfloat16".
         revision: branch, tag or commit on the Hub.
+        weights: of a workdir: "ema" for the averaged parameters where there are any, "raw" for the last ones.
         settings: arguments of the pipeline's class, such as `hypothesis_template` or `urls`. `device`, `device_map`,
             `use_fast`, `token` and `trust_remote_code` are accepted and have no effect: JAX decides where it computes.
 
@@ -76,7 +79,8 @@ def pipeline(
     size = -(-max(batch_size, 1) // devices) * devices
     name = "float32" if dtype in (None, "auto") else str(getattr(dtype, "__name__", dtype)).removeprefix("torch.")
     if not isinstance(model, Embedder | Classifier):
-        model = _runner(task, model, tokenizer, image_processor, {"batch_size": size, "dtype": name}, revision)
+        options = {"batch_size": size, "dtype": name}
+        model = _runner(task, model, tokenizer, image_processor, options, revision, weights)
     if isinstance(model, Embedder):
         _require(task, ZERO_SHOT, "an ALIGN model, which has no classes of its own; give it candidate_labels")
         return ZeroShotImageClassificationPipeline(model, batch_size=batch_size, **settings)
@@ -85,14 +89,20 @@ def pipeline(
 
 
 def _runner(
-    task: str | None, model: Any, tokenizer: Any, image_processor: Any, options: dict[str, Any], revision: str | None
+    task: str | None,
+    model: Any,
+    tokenizer: Any,
+    image_processor: Any,
+    options: dict[str, Any],
+    revision: str | None,
+    weights: Weights,
 ) -> Embedder | Classifier:
     """What runs the model: of a folder, or of a model that is in memory."""
     folder = None
     if isinstance(model, AlignModel | ViTForImageClassification | EfficientNetForImageClassification):
         config, variables = model.config, model.variables
     else:
-        read = read_model(model, model_type="align" if task == ZERO_SHOT else None, revision=revision)
+        read = read_model(model, model_type="align" if task == ZERO_SHOT else None, revision=revision, weights=weights)
         config, variables, folder = read.config, read.variables, read.folder
     if not isinstance(config, AlignConfig):
         return Classifier(config, variables, _preprocessing(image_processor, folder), **options)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from align_jax.inference.embedder import Embedder
-from align_jax.inference.pipelines.base import ImagePipeline, Prediction
+from align_jax.inference.pipelines.base import ImagePipeline, Prediction, Refuse
 from align_jax.inference.pipelines.download import Urls
 
 HYPOTHESIS_TEMPLATE = "This is a photo of {}."
@@ -26,6 +26,7 @@ class ZeroShotImageClassificationPipeline(ImagePipeline):
         batch_size: see `ImagePipeline`.
         urls: see `ImagePipeline`.
         timeout: see `ImagePipeline`.
+        refuse: see `ImagePipeline`.
     """
 
     task: ClassVar[str] = "zero-shot-image-classification"
@@ -39,8 +40,9 @@ class ZeroShotImageClassificationPipeline(ImagePipeline):
         batch_size: int = 1,
         urls: Urls = "refuse",
         timeout: float | None = None,
+        refuse: Refuse | None = None,
     ):
-        super().__init__(batch_size, urls, timeout)
+        super().__init__(batch_size, urls, timeout, refuse)
         self.embedder = embedder
         self._template, self._labels = hypothesis_template, candidate_labels
         self._last: tuple[list[str], Float[np.ndarray, "K D"]] | None = None
