@@ -3,7 +3,7 @@
     image                         the encoded image
     captions {text, id}           its captions; or text and aliases, as `align-jax data` stores them
 
-Files are ArrayRecord or TFRecord; no TensorFlow is needed for either.
+Files are ArrayRecord or TFRecord; no TensorFlow is needed for either, and the checksums of both are compared.
 """
 
 import os
@@ -17,6 +17,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from align_jax.data.benchmarks.images import BenchmarkError, ImageSet
 from align_jax.data.collections.array_record import data_set_folder, is_data_set
+from align_jax.data.crc32c import masked_crc32c
 from align_jax.data.records import Example
 
 _LENGTH_BYTES, _CHECKSUM_BYTES = 8, 4
@@ -77,10 +78,14 @@ def _open(folder: Path, file_format: str | None, instructions: Sequence[Any]) ->
 
 
 class _TfRecords:
-    """Records of TFRecord files by number; where each lies is found out from the lengths in front of them."""
+    """Records of TFRecord files by number; where each lies is found out from the lengths in front of them.
+
+    A record is its length, the checksum of that, its bytes, and their checksum, which is compared at the first reading.
+    """
 
     def __init__(self, instructions: Sequence[Any]):
         self._places: list[tuple[str, int, int]] = []
+        self._compared: set[int] = set()
         for one in instructions:
             path = os.fspath(one.filename)
             places = _places(path)
@@ -96,17 +101,26 @@ class _TfRecords:
         path, start, length = self._places[row]
         with Path(path).open("rb") as file:
             file.seek(start)
-            return file.read(length)
+            content, checksum = file.read(length), file.read(_CHECKSUM_BYTES)
+        if row not in self._compared:
+            if checksum != _checksum(content):
+                raise BenchmarkError(f"its checksum in {path} is another; the file is damaged")
+            self._compared.add(row)
+        return content
+
+
+def _checksum(content: bytes) -> bytes:
+    return struct.pack("<I", masked_crc32c(content))
 
 
 def _places(path: str) -> list[tuple[int, int]]:
-    """Start and length of every record: each has its length and a checksum in front, and a checksum behind."""
+    """Start and length of every record."""
     size, places, position = Path(path).stat().st_size, [], 0
     with Path(path).open("rb") as file:
         while position < size:
             file.seek(position)
-            head = file.read(_LENGTH_BYTES)
-            length = struct.unpack("<Q", head)[0] if len(head) == _LENGTH_BYTES else size
+            head, checksum = file.read(_LENGTH_BYTES), file.read(_CHECKSUM_BYTES)
+            length = struct.unpack("<Q", head)[0] if checksum == _checksum(head) else size
             start = position + _LENGTH_BYTES + _CHECKSUM_BYTES
             position = start + length + _CHECKSUM_BYTES
             if position > size:

@@ -13,6 +13,8 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from PIL import Image
 
+from align_jax.data.img2dataset.tf_record import masked_crc
+
 SYNSETS = ("n01440764", "n01443537", "n02084071", "n02121808", "n03727837", "n06793231", "n07739125")
 NAMES = ("cat, feline", "dogs", "mat", "photo", "image", "the cat", "an image")
 VALIDATION = "ILSVRC2012_val_{:08d}.JPEG"
@@ -145,7 +147,7 @@ def coco_captions(data_dir: Path, file_format: str = "array_record") -> Path:
         for path in folder.glob("*array_record*"):
             source = ArrayRecordDataSource([str(path)])
             frames = [
-                struct.pack("<Q", len(one)) + bytes(4) + one + bytes(4)
+                b"".join(part + struct.pack("<I", masked_crc(part)) for part in (struct.pack("<Q", len(one)), one))
                 for one in map(source.__getitem__, range(len(source)))
             ]
             path.with_name(path.name.replace("array_record", "tfrecord")).write_bytes(b"".join(frames))

@@ -166,6 +166,25 @@ def test_what_tfds_prepared_is_read_in_either_format(file_format: str, tmp_path:
         open_captioned(folder, images=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        (3, "ends within record 0"),  # of the length
+        (9, "ends within record 0"),  # of its checksum
+        (200, "record 0 of .* cannot be read: its checksum"),
+        (-1, "record 8 of .* cannot be read: its checksum"),
+    ],
+)
+def test_flipped_bit_of_a_tfrecord_is_an_error(place: int, reason: str, tmp_path: Path) -> None:
+    folder = coco_captions(tmp_path, "tfrecord")
+    (path,) = folder.glob("*/*/*test.tfrecord*")
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(BenchmarkError, match=reason):
+        open_captioned(folder)
+
+
 def test_cut_tfrecord_is_an_error(tmp_path: Path) -> None:
     folder = coco_captions(tmp_path, "tfrecord")
     (path,) = folder.glob("*/*/*test.tfrecord*")
