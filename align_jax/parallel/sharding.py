@@ -5,6 +5,7 @@ The same tables serve optimizer state and averaged parameters, whose paths end l
 
 import math
 import re
+from functools import partial
 from typing import Any
 
 import jax
@@ -62,6 +63,34 @@ def tree_shardings(tree: Any, mesh: Mesh) -> Any:
         return NamedSharding(mesh, partition(path_name(path), leaf.shape, mesh))
 
     return jax.tree_util.tree_map_with_path(of_leaf, tree)
+
+
+def whole_over_fsdp(params: Any, mesh: Mesh) -> Any:
+    """Parameters as the layers take them: gathered over `fsdp`, each where it is used; their gradients return split.
+
+    Left to itself, the partitioner may split activations by features as the parameters are, and not by examples: then
+    each device holds its features of many more examples than its share.
+    """
+    if mesh.shape["fsdp"] == 1:
+        return params
+    return jax.tree.map(_whole_over_fsdp, params, tree_shardings(params, mesh))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _whole_over_fsdp(leaf: jax.Array, split: NamedSharding) -> jax.Array:
+    spec = PartitionSpec(*(None if name == "fsdp" else name for name in split.spec))
+    return jax.lax.with_sharding_constraint(leaf, NamedSharding(split.mesh, spec))
+
+
+def _gather(leaf: jax.Array, split: NamedSharding) -> tuple[jax.Array, None]:
+    return _whole_over_fsdp(leaf, split), None
+
+
+def _scatter(split: NamedSharding, _: None, gradient: jax.Array) -> tuple[jax.Array]:
+    return (jax.lax.with_sharding_constraint(gradient, split),)
+
+
+_whole_over_fsdp.defvjp(_gather, _scatter)
 
 
 def path_name(path: tuple[Any, ...]) -> str:

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from align_jax.parallel.distributed import barrier
 from align_jax.parallel.mesh import batch_shards
+from align_jax.parallel.sharding import whole_over_fsdp
 from align_jax.training.experiment import Experiment
 from align_jax.training.optimizers import exponential_moving_average
 from align_jax.training.state import TrainState
@@ -31,7 +32,8 @@ def train_step(experiment: Experiment, optimizer: optax.GradientTransformation, 
         key = jax.random.fold_in(jax.random.key(experiment.seed), state.step)
 
         def loss(params: Any) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
-            return experiment.task.loss({"params": params, "batch_stats": state.batch_stats}, batch, key, mesh)
+            variables = {"params": whole_over_fsdp(params, mesh), "batch_stats": state.batch_stats}
+            return experiment.task.loss(variables, batch, key, mesh)
 
         (value, (batch_stats, shown)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)

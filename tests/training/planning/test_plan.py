@@ -150,3 +150,14 @@ def test_memory_that_no_device_has_is_one_line(capsys):
     command = ["plan", "--config", "configs/align_b7_base_coyo.py:debug", "--topology", "local", "--memory"]
     assert main([*command, "0"]) == 2
     assert "--memory 0.0 is not possible; give the GiB of one device" in capsys.readouterr().err
+
+
+def test_with_fsdp_parameters_travel_and_activations_do_not(smallest):
+    """Left to itself the partitioner splits activations by features, and gathers the examples of several devices."""
+    split = dataclasses.replace(smallest, mesh=MeshShape(fsdp=4), batch_size=256)
+    plan = plan_step(split, jax.devices()[:4], None)
+    assert "all-to-all" not in plan.collectives
+    parameters = sum(4 * leaf.size for leaf in jax.tree.leaves(jax.eval_shape(split.task.init, jax.random.key(0))))
+    moved = sum(traffic.bytes for traffic in plan.collectives.values())
+    embeddings = sum(traffic.bytes for traffic in plan.embedding_collectives.values())
+    assert moved - embeddings < 4 * parameters  # gathered for both passes, and their gradients
