@@ -10,6 +10,7 @@ from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import Checkpointer, PyTreeCheckpointHandler, args
 from orbax.checkpoint.checkpoint_utils import construct_restore_args
 
+from align_jax.checkpoints.stray_errors import print_no_stray_errors
 from align_jax.files import check_manifest, write_manifest
 
 _AT_ONCE_BYTES = 1e8  # of copies in memory while a model folder is written or read, or the largest array
@@ -21,6 +22,7 @@ def save_variables(folder: Path, variables: dict[str, Any]) -> None:
     handler = PyTreeCheckpointHandler(save_concurrent_gb=limit_gb, save_device_host_concurrent_gb=limit_gb)
     # Orbax copies NumPy arrays before it starts, and JAX arrays as it goes.
     arrays = jax.tree.map(jnp.asarray, variables)
+    print_no_stray_errors()
     logging.set_verbosity(logging.FATAL)  # what goes wrong is raised; Orbax's threads print it as well
     with Checkpointer(handler) as checkpointer:
         checkpointer.save(folder.absolute(), args=args.PyTreeSave(arrays))
