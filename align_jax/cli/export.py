@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from align_jax.cli.arguments import ArgumentParser
+from align_jax.inference.platforms import PLATFORMS
 
-PLATFORMS = ("cpu", "cuda", "tpu")
 EXAMPLES = """examples:
   align-jax export kakaobrain/align-base exported
   align-jax export runs/mine exported --platforms tpu --dtype bfloat16

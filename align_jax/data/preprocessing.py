@@ -162,6 +162,11 @@ class Preprocessing:
             factor, offset = factor / self.image_std, offset / self.image_std
         return factor.astype(np.float32), offset.astype(np.float32)
 
+    def scale_batch(self, levels: Any) -> Any:
+        """Levels [B S S 3] to float32 on the tower's scale, but for rounding as `scale`; for programs of JAX too."""
+        factor, offset = (numbers[None, None, None, :] for numbers in self.levels_to_scale())
+        return levels.astype(np.float32) * factor + offset
+
     @classmethod
     def from_folder(cls, folder: str | Path) -> Self:
         """Reads the settings of a model folder.

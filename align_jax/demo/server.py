@@ -17,7 +17,8 @@ from align_jax.demo.answers import Answers
 from align_jax.demo.pictures import Pictures, embedded_openmoji
 from align_jax.demo.uploads import MAX_UPLOAD_BYTES
 from align_jax.inference.classifier import Classifier
-from align_jax.inference.embedder import Dtype, Embedder
+from align_jax.inference.dtype import Dtype
+from align_jax.inference.embedder import Embedder
 
 ADDRESS = "127.0.0.1"
 _EMBEDDED_AT_ONCE = 32

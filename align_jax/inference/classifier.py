@@ -6,7 +6,7 @@ Processes share the work as those of an `Embedder` do.
 from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Self, TypeVar
 
 import jax
 import numpy as np
@@ -16,12 +16,12 @@ from PIL import Image
 
 from align_jax.checkpoints import Weights
 from align_jax.configuration import EfficientNetConfig, ViTConfig
-from align_jax.conversion.architectures import architecture_of
 from align_jax.conversion.model_folder import read_model
 from align_jax.data.images import ImageDecodeError
 from align_jax.data.preprocessing import Preprocessing
 from align_jax.inference.digest import model_digest
-from align_jax.inference.folding import fold_batch_norm
+from align_jax.inference.dtype import Dtype, require_dtype
+from align_jax.inference.folding import inference_variables
 from align_jax.inference.image_stream import stream
 from align_jax.inference.prefetch import Timings
 from align_jax.json_config import ConfigurationError, JsonConfig
@@ -30,7 +30,6 @@ from align_jax.models.vit import ViT
 from align_jax.parallel.mesh import MeshShape, batch_sharding, check_batch_size, place_batch, process_rows, replicated
 
 Key = TypeVar("Key")
-Dtype = Literal["float32", "bfloat16"]
 
 
 class Classifier:
@@ -65,8 +64,7 @@ class Classifier:
         dtype: Dtype = "float32",
         mesh: Mesh | None = None,
     ):
-        if dtype not in get_args(Dtype):
-            raise ValueError(f"dtype {dtype!r} is not supported; use one of {', '.join(get_args(Dtype))}")
+        require_dtype(dtype)
         if not isinstance(config, ViTConfig | EfficientNetConfig) or not config.id2label:
             raise ConfigurationError(
                 f"this model of type {config.model_type!r} has no classes of its own; use a ViT or an EfficientNet "
@@ -80,23 +78,17 @@ class Classifier:
         self._rows = process_rows(self._sharding, batch_size)
         types = {"dtype": dtype, "param_dtype": dtype}
         if isinstance(config, ViTConfig):
-            apply, epsilon = ViT(config, **types).apply, 0.0  # which has no batch norm to fold
+            apply = ViT(config, **types).apply
         else:
-            apply, epsilon = EfficientNet(config, batch_norm="folded", **types).apply, config.batch_norm_eps
-        factor, offset = (numbers[None, None, None, :] for numbers in preprocessing.levels_to_scale())
+            apply = EfficientNet(config, batch_norm="folded", **types).apply
 
         def scaled_logits(variables: Any, levels: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
             with jax.default_matmul_precision("float32"):
-                features: Any = apply(variables, levels.astype(np.float32) * factor + offset)
+                features: Any = apply(variables, preprocessing.scale_batch(levels))
             return features.logits, valid
 
         self._program = jax.jit(scaled_logits, out_shardings=replicated(mesh))
-        fold = partial(fold_batch_norm, epsilon=epsilon)
-        targets = jax.eval_shape(fold, architecture_of(config.model_type).abstract_variables(config, dtype))
-        prepare = jax.jit(
-            lambda tree: jax.tree.map(lambda leaf, target: leaf.astype(target.dtype), fold(tree), targets),
-            out_shardings=replicated(mesh),
-        )
+        prepare = jax.jit(partial(inference_variables, config, dtype), out_shardings=replicated(mesh))
         self._variables = prepare(jax.device_get(variables))
 
     @classmethod

@@ -9,13 +9,12 @@ Where the mesh spreads over several processes, each makes the same calls with th
 the images, and each gets all embeddings. With a mesh of its own devices, a process works for itself.
 """
 
-import json
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Self, TypeVar
 
 import jax
 import numpy as np
@@ -30,17 +29,15 @@ from align_jax.data.images import ImageDecodeError
 from align_jax.data.preprocessing import Preprocessing
 from align_jax.data.text import Tokenizer
 from align_jax.inference.digest import model_digest
+from align_jax.inference.dtype import Dtype, require_dtype
 from align_jax.inference.encoder import Encoder
 from align_jax.inference.image_stream import measured, stream
 from align_jax.inference.prefetch import Timings, prefetched, timed
+from align_jax.inference.text_length import RELEASED_TEXT_LENGTH, text_length_of
 from align_jax.models.align import Align
 from align_jax.parallel.mesh import MeshShape, process_rows
 
 Key = TypeVar("Key")
-Dtype = Literal["float32", "bfloat16"]
-
-RELEASED_TEXT_LENGTH = 64
-"""Tokens per text of the released model, and of every model that does not say."""
 
 _WINDOW_BATCHES = 16  # of texts, which are sorted by length within it
 
@@ -81,8 +78,7 @@ class Embedder:
         mesh: Mesh | None = None,
         text_length: int = RELEASED_TEXT_LENGTH,
     ):
-        if dtype not in get_args(Dtype):
-            raise ValueError(f"dtype {dtype!r} is not supported; use one of {', '.join(get_args(Dtype))}")
+        require_dtype(dtype)
         if text_length > config.text_config.max_position_embeddings:
             raise ValueError(
                 f"text_length {text_length} is more than the model's {config.text_config.max_position_embeddings} "
@@ -93,14 +89,13 @@ class Embedder:
         self.embedding_size: int = config.projection_dim
         self.temperature = float(variables["params"]["temperature"])
         self.digest = model_digest(config, variables)
-        factor, offset = (numbers[None, None, None, :] for numbers in preprocessing.levels_to_scale())
         self._encoder = Encoder(
             Align(config, dtype=dtype, param_dtype=dtype),
             MeshShape().build() if mesh is None else mesh,
             tokenizer,
             text_length=text_length,
             batch_size=batch_size,
-            scale=lambda levels: levels.astype(np.float32) * factor + offset,
+            scale=preprocessing.scale_batch,
         )
         # On the host, from where they go to all devices; what is on one device is refused there.
         self._variables = self._encoder.prepare(jax.device_get(variables))
@@ -221,16 +216,3 @@ class Embedder:
 
 def _content(image: bytes | Path | Image.Image | np.ndarray) -> bytes | Image.Image | np.ndarray:
     return image.read_bytes() if isinstance(image, Path) else image
-
-
-def trained_text_length(folder: Path) -> int | None:
-    """What the training that a folder is the workdir of cut its texts to; positions beyond were never trained."""
-    path = folder / "experiment.json"
-    if not path.is_file():
-        return None
-    return json.loads(path.read_text(encoding="utf-8"))["data"]["text_length"]
-
-
-def text_length_of(folder: Path, config: AlignConfig) -> int:
-    """Tokens per text of the model in a folder: of its training, or 64, where it has as many positions."""
-    return min(trained_text_length(folder) or RELEASED_TEXT_LENGTH, config.text_config.max_position_embeddings)

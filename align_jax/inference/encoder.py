@@ -14,11 +14,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
-from align_jax.configuration import ViTConfig
-from align_jax.conversion.architectures import architecture_of
 from align_jax.data.loader import EvaluationBatch
 from align_jax.data.text import Tokenizer
-from align_jax.inference.folding import fold_batch_norm
+from align_jax.inference.folding import inference_variables
 from align_jax.inference.lanes import Lanes, cached_rows, lane_count
 from align_jax.models.align import Align, scale_pixels, unit_length
 from align_jax.models.image_tower import largest_map
@@ -70,7 +68,9 @@ class Encoder:
             jit = partial(jax.jit, out_shardings=replicated(mesh))
             self._encode_texts = jit(encode_texts)
             self._encode_images = jit(lambda variables, images, valid: (encode_images(variables, images), valid))
-        self._prepare = jax.jit(partial(inference_variables, model), out_shardings=replicated(mesh))
+        self._prepare = jax.jit(
+            partial(inference_variables, model.config, model.param_dtype), out_shardings=replicated(mesh)
+        )
 
     def prepare(self, variables: Any) -> Variables:
         """The parameters and batch statistics of the model as the programs take them, on every device."""
@@ -167,15 +167,6 @@ def text_embeddings(
     folded = model.clone(batch_norm="folded")
     embeddings, _ = folded.apply(variables, input_ids, attention_mask, last_layer_tokens=1, method=Align.encode_text)
     return unit_length(embeddings)
-
-
-def inference_variables(model: Align, variables: Any) -> Variables:
-    """A model's variables as the two functions above take them: folded in float32, then in the model's types."""
-    vision = model.config.vision_config
-    # A Vision Transformer has no batch norm: nothing is folded then.
-    fold = partial(fold_batch_norm, epsilon=0.0 if isinstance(vision, ViTConfig) else vision.batch_norm_eps)
-    types = jax.eval_shape(fold, architecture_of("align").abstract_variables(model.config, model.param_dtype))
-    return jax.tree.map(lambda leaf, target: leaf.astype(target.dtype), fold(variables), types)
 
 
 def text_buckets(text_length: int) -> tuple[int, ...]:

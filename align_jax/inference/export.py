@@ -31,11 +31,12 @@ from align_jax.conversion.model_folder import read_model
 from align_jax.data.preprocessing import Preprocessing
 from align_jax.files import new_folder
 from align_jax.inference.digest import model_digest
-from align_jax.inference.embedder import Dtype, text_length_of
-from align_jax.inference.encoder import image_embeddings, inference_variables, text_embeddings
+from align_jax.inference.dtype import Dtype
+from align_jax.inference.encoder import image_embeddings, text_embeddings
+from align_jax.inference.folding import inference_variables
+from align_jax.inference.platforms import PLATFORMS
+from align_jax.inference.text_length import text_length_of
 from align_jax.models.align import Align
-
-PLATFORMS = ("cpu", "cuda", "tpu")
 
 _TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _IMAGE_PARTS, _TEXT_PARTS = ("image", "image_projection"), ("text", "text_projection")
@@ -73,16 +74,11 @@ def export_model(
     preprocessing = Preprocessing.from_folder(found.folder)
     length = text_length_of(found.folder, config) if text_length is None else text_length
     model = Align(config, dtype=dtype, param_dtype=dtype)
-    params = jax.jit(partial(inference_variables, model))(jax.device_get(found.variables))["params"]
+    params = jax.jit(partial(inference_variables, config, dtype))(jax.device_get(found.variables))["params"]
     side, level = preprocessing.size_px, jnp.uint8 if preprocessing.mode == "hf" else jnp.float32
     inputs = {"image": [("images", (side, side, 3), level)],
               "text": [("input_ids", (length,), jnp.int32), ("attention_mask", (length,), jnp.int32)]}  # fmt: skip
-    factor, offset = (numbers[None, None, None, :] for numbers in preprocessing.levels_to_scale())
-
-    def scale(levels: jax.Array) -> jax.Array:
-        return levels.astype(jnp.float32) * factor + offset
-
-    towers = {"image": (partial(image_embeddings, model, scale), _IMAGE_PARTS),
+    towers = {"image": (partial(image_embeddings, model, preprocessing.scale_batch), _IMAGE_PARTS),
               "text": (partial(text_embeddings, model), _TEXT_PARTS)}  # fmt: skip
     with new_folder(output) as folder:
         for name, (function, parts) in towers.items():

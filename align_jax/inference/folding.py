@@ -6,11 +6,15 @@ the kernel, and the offset is all that is left of the norm.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from align_jax.configuration import ViTConfig
+from align_jax.conversion.architectures import architecture_of
 
 _NORM = "norm"
 
@@ -30,6 +34,21 @@ def fold_batch_norm(variables: Mapping[str, Any], epsilon: float) -> dict[str, A
         ValueError: if a batch norm has no convolution to go into.
     """
     return {"params": _folded(variables["params"], variables.get("batch_stats", {}), epsilon, ())}
+
+
+def inference_variables(config: Any, dtype: Any, variables: Any) -> dict[str, Any]:
+    """Variables as the programs of inference take them: folded in float32, then in the types of a model of `dtype`.
+
+    Args:
+        config: of the model.
+        dtype: of its parameters.
+        variables: as those of `fold_batch_norm`.
+    """
+    images = getattr(config, "vision_config", config)
+    # A Vision Transformer has no batch norm: nothing is folded then.
+    fold = partial(fold_batch_norm, epsilon=0.0 if isinstance(images, ViTConfig) else images.batch_norm_eps)
+    targets = jax.eval_shape(fold, architecture_of(config.model_type).abstract_variables(config, dtype))
+    return jax.tree.map(lambda leaf, target: leaf.astype(target.dtype), fold(variables), targets)
 
 
 def _folded(params: Mapping[str, Any], statistics: Mapping[str, Any], epsilon: float, path: tuple[str, ...]) -> Any:

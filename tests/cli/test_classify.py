@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from align_jax import pipeline
+from align_jax.checkpoints import Checkpoints
 from align_jax.cli import main
-from tests.inference.tiny_align import write_folder
+from tests.inference.tiny_align import reference_variables, write_folder
 from tests.inference.tiny_classifiers import write_vit
 
 
@@ -80,23 +82,27 @@ def test_a_broken_image_is_told_and_the_others_go_on(
     assert json.loads(capsys.readouterr().out) == []
 
 
-def test_weights_and_the_quickstart_are_taken(
-    folder: Path, pictures: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_weights_of_the_quickstart_are_averaged_or_the_last_ones(
+    expected: Any,
+    pictures: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from align_jax.inference.pipelines import pipeline as module
-
-    asked = {}
-
-    def read_model(source: str, **options: Any) -> Any:
-        asked.update(options, source=source)
-        return read(folder, model_type=options["model_type"])
-
-    read = module.read_model
-    monkeypatch.setattr(module, "read_model", read_model)
-    (tmp_path / "runs/quickstart/checkpoints").mkdir(parents=True)
+    averaged, workdir = reference_variables(), tmp_path / "runs/quickstart"
+    write_folder(workdir)
+    (workdir / "model.safetensors").unlink()
+    last = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf + np.float32(0.3) if "bias" in jax.tree_util.keystr(path) else leaf, averaged["params"]
+    )
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        checkpoints.save(3, jax.device_put({**averaged, "params": last, "ema_params": averaged["params"]}), {})
     monkeypatch.chdir(tmp_path)
-    assert main(["classify", "--labels", "cat,dog", "--weights", "raw", pictures[0]]) == 0
-    assert (asked["source"], asked["weights"]) == ("runs/quickstart", "raw")
+    for weights, same in (("ema", True), ("raw", False)):
+        arguments = ["classify", "--labels", "cat,dog,mat", "--template", "a {}", "--weights", weights, "--json"]
+        assert main([*arguments, pictures[0]]) == 0
+        (found,) = json.loads(capsys.readouterr().out)
+        assert (found["predictions"] == expected[0]) == same
 
 
 def test_a_classifier_takes_no_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

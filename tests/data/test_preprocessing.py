@@ -173,6 +173,14 @@ def test_batch_is_the_images_one_by_one():
     assert preprocessing.batch([]).shape == (0, 10, 10, 3)
 
 
+@settings(deadline=None, max_examples=30)
+@given(preprocessings("hf"))
+def test_batches_are_scaled_as_single_images_but_for_rounding(preprocessing):
+    levels = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3) * 11
+    single = np.stack([preprocessing.scale(each) for each in levels])
+    np.testing.assert_allclose(preprocessing.scale_batch(levels), single, rtol=1e-5, atol=1e-5 * np.abs(single).max())
+
+
 def test_file_without_a_mode_is_that_of_transformers():
     assert Preprocessing.from_dict(RELEASED_FILE) == Preprocessing("hf")
 

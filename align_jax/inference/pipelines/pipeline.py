@@ -14,11 +14,12 @@ from align_jax.data.preprocessing import Preprocessing
 from align_jax.data.text import Tokenizer
 from align_jax.inference.classifier import Classifier
 from align_jax.inference.classifier_facade import EfficientNetForImageClassification, ViTForImageClassification
-from align_jax.inference.embedder import Embedder, trained_text_length
+from align_jax.inference.embedder import Embedder
 from align_jax.inference.facade import AlignModel
 from align_jax.inference.model_inputs import InputError
 from align_jax.inference.pipelines.image_classification import ImageClassificationPipeline
 from align_jax.inference.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
+from align_jax.inference.text_length import pipeline_text_length
 
 ZERO_SHOT = ZeroShotImageClassificationPipeline.task
 IMAGE_CLASSIFICATION = ImageClassificationPipeline.task
@@ -111,7 +112,7 @@ def _runner(
         variables,
         _tokenizer(tokenizer, folder),
         _preprocessing(image_processor, folder),
-        text_length=_text_length(config, folder),
+        text_length=pipeline_text_length(folder, config),
         **options,
     )
 
@@ -143,10 +144,3 @@ def _preprocessing(given: Any, folder: Path | None) -> Preprocessing:
     if isinstance(given, str | Path):
         return Preprocessing.from_folder(local_path(given))
     return Preprocessing.from_dict(given.to_dict())
-
-
-def _text_length(config: AlignConfig, folder: Path | None) -> int:
-    """As in `transformers` every position, since it cuts no text; of a workdir, those that were trained."""
-    if folder is not None and (trained := trained_text_length(folder)) is not None:
-        return trained
-    return config.text_config.max_position_embeddings
