@@ -1,7 +1,6 @@
 import dataclasses
 from pathlib import Path
 
-import jax
 import pytest
 
 from align_jax.cli.train import load_config, override
@@ -11,7 +10,6 @@ from align_jax.training.experiment import Experiment
 from align_jax.training.optimizers import Lamb
 from align_jax.training.state import abstract_state, state_initializer
 from align_jax.training.step import compile_step, train_step
-from align_jax.types import PairBatch
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -22,10 +20,8 @@ def lower_step(experiment):
     optimizer = experiment.optimizer.build(experiment.total_steps)
     init = state_initializer(experiment.task.init, optimizer, seed=0, averaged=experiment.ema_decay is not None)
     state = abstract_state(init, mesh)
-    batch, size, length = experiment.batch_size, experiment.data.transform.crop_px, experiment.data.text_length
-    tokens = jax.ShapeDtypeStruct((batch, length), "int32")
-    pairs = PairBatch(jax.ShapeDtypeStruct((batch, size, size, 3), "uint8"), tokens, tokens)
-    return compile_step(train_step(experiment, optimizer, mesh), state, batch_sharding(mesh)).lower(state, pairs)
+    batch = experiment.task.abstract_batch(experiment.data, experiment.batch_size)
+    return compile_step(train_step(experiment, optimizer, mesh), state, batch_sharding(mesh)).lower(state, batch)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -21,9 +21,9 @@ def main(argv: Sequence[str]) -> int:
 
     import tyro  # noqa: PLC0415  (the list of commands needs no parser)
 
-    prepare = {"openmoji": openmoji, "folder": folder, "img2dataset": img2dataset, "vocabulary": vocabulary}
+    prepare = {"openmoji": openmoji, "openmoji-groups": openmoji_groups, "folder": folder, "img2dataset": img2dataset}
     tyro.extras.subcommand_cli_from_dict(
-        prepare | {"coyo": coyo, "filter": noise_filter},
+        prepare | {"vocabulary": vocabulary, "coyo": coyo, "filter": noise_filter},
         args=list(argv),
         prog="align-jax data",
         description=__doc__,
@@ -41,6 +41,21 @@ def openmoji(data_dir: Path = Path("data"), size_px: int = 72) -> None:
     from align_jax.data.builders.openmoji import openmoji_builder  # noqa: PLC0415  (heavy, after the help)
 
     builder = openmoji_builder(data_dir, size_px)
+    if not _already_prepared(builder):
+        builder.download_and_prepare()
+        print(_summary(builder))
+
+
+def openmoji_groups(data_dir: Path = Path("data"), size_px: int = 72) -> None:
+    """Prepares the OpenMoji pictures with their Unicode groups as labels, for classification.
+
+    Args:
+        data_dir: the folder that data sets lie in.
+        size_px: both sides of the rendered images.
+    """
+    from align_jax.data.builders.openmoji_groups import openmoji_groups_builder  # noqa: PLC0415  (heavy, after the help)
+
+    builder = openmoji_groups_builder(data_dir, size_px)
     if not _already_prepared(builder):
         builder.download_and_prepare()
         print(_summary(builder))
@@ -151,5 +166,6 @@ def _already_prepared(builder: Any) -> bool:
 
 
 def _summary(builder: Any) -> str:
-    splits = ", ".join(f"{split.num_examples} pairs in {name}" for name, split in builder.info.splits.items())
+    examples = "pairs" if "labels" not in builder.info.features else "labelled images"
+    splits = ", ".join(f"{split.num_examples} {examples} in {name}" for name, split in builder.info.splits.items())
     return f"{builder.data_dir}: {splits}"

@@ -19,6 +19,8 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps
 
+from align_jax.data.inception_crop import random_rectangle
+
 Pixels = UInt8[np.ndarray, "H W 3"] | Float32[np.ndarray, "H W 3"]
 """RGB from 0 to 255; between the levels only where a resize did not round."""
 
@@ -169,7 +171,8 @@ def central_crop(image: Pixels, size_px: int) -> Square:
 class ImageTransform:
     """From a decoded image of any size to a square of `crop_px`; everything random is off at 0.
 
-    The order is: resize, then one affine warp (zoom, rotation, translation), then crop, then flip.
+    The order is: resize, then one affine warp (zoom, rotation, translation), then crop, then flip. With `smallest_area`
+    training crops a rectangle out of the image as it is, and resizes that (`data.inception_crop`); evaluation does not.
 
     Attributes:
       resize_px: both sides after the resize; the aspect ratio is not kept. An image of this size is not resampled.
@@ -179,6 +182,7 @@ class ImageTransform:
       rotate_degrees: rotates by an angle drawn uniformly from ± this.
       translate: shifts each axis by a fraction of the side drawn uniformly from ± this.
       border: what the warp shows outside the image: the nearest "edge" pixel, or "white".
+      smallest_area: of the Inception crop, as a share of the image; crops are squares of the resized image when absent.
     """
 
     resize_px: int = 346
@@ -188,6 +192,7 @@ class ImageTransform:
     rotate_degrees: float = 0.0
     translate: float = 0.0
     border: Literal["edge", "white"] = "edge"
+    smallest_area: float | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.crop_px <= self.resize_px:
@@ -197,10 +202,27 @@ class ImageTransform:
         for name in ("zoom", "rotate_degrees", "translate"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} {getattr(self, name)} is negative; it is a largest size, and 0 turns it off")
+        if self.smallest_area is not None and not 0 < self.smallest_area <= 1:
+            raise ValueError(f"smallest_area {self.smallest_area} is not between 0 and 1; 0.05 is Inception's")
+        if self.smallest_area is not None and (self.zoom or self.rotate_degrees or self.translate):
+            raise ValueError("the Inception crop (smallest_area) takes the place of zoom, rotate_degrees and translate")
+
+    @property
+    def prepared_bytes(self) -> int | None:
+        """The size of a prepared image; None where it depends on the image."""
+        return 3 * self.resize_px**2 if self.smallest_area is None else None
+
+    def prepare(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H2 W2 3"]:
+        """What comes before everything random; `train` takes an image before it or behind it."""
+        return image if self.smallest_area is not None else resize_bilinear(image, self.resize_px, self.resize_px)
 
     def train(self, image: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "S S 3"]:
         """The square for training; equal images and generators in equal states give equal squares."""
-        image = resize_bilinear(image, self.resize_px, self.resize_px)
+        if self.smallest_area is not None:
+            rectangle = random_rectangle(image.shape[0], image.shape[1], self.smallest_area, rng)
+            image = resize_bilinear(image[rectangle], self.crop_px, self.crop_px)
+            return image[:, ::-1] if self.flip and rng.random() < 0.5 else image
+        image = self.prepare(image)
         if self.zoom or self.rotate_degrees or self.translate:
             image = self._warp(image, rng)
         offsets = self.resize_px - self.crop_px + 1

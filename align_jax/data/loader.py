@@ -1,4 +1,4 @@
-"""Batches of pairs for training and of images for evaluation, prepared ahead in parallel by Grain.
+"""Batches of images with captions or labels for training, and of images for evaluation, prepared ahead by Grain.
 
 The order of training is a function of (seed, step) alone: step n holds the examples n*B … n*B+B-1 of an endless stream
 of shuffled epochs, whatever the number of processes and workers, so a run continues at a step without any saved state.
@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import cv2
 import grain
@@ -21,13 +21,11 @@ from absl import flags
 from jaxtyping import UInt8
 
 from align_jax.cores import usable_cores
-from align_jax.data.images import ImageDecodeError, ImageTransform, decode_image, resize_bilinear
+from align_jax.data.images import ImageDecodeError, ImageTransform, decode_image
 from align_jax.data.order import OrderedSequence, Place, shuffled_index
 from align_jax.data.quarantine import Quarantine
-from align_jax.data.records import DatasetError, PairSequence, RecordError
+from align_jax.data.records import DatasetError, RecordError, RecordSequence
 from align_jax.data.stall import ReadingMarks, set_worker, watched
-from align_jax.data.text import Tokenizer
-from align_jax.types import PairBatch
 
 STALL_SECONDS = 300.0
 """The longest wait for a batch, unless another is given."""
@@ -43,16 +41,35 @@ class EvaluationBatch(NamedTuple):
     valid: Any  # bool [B], False on rows that only fill the batch and where the image cannot be used
 
 
+@runtime_checkable
+class Batching(Protocol):
+    """What stands beside the images of a batch, from the records to the arrays: `PairBatching`, `LabelBatching`.
+
+    It travels to worker processes by pickling.
+    """
+
+    def read(self, record: Any, /) -> Any:
+        """What is kept of a record besides its image; a `RecordError` puts the record aside."""
+        ...
+
+    def draw(self, kept: Any, rng: np.random.Generator, /) -> Any:
+        """What one example takes of it, with the example's own randomness."""
+        ...
+
+    def batch(self, images: np.ndarray, drawn: Sequence[Any], /) -> Any:
+        """The batch: a named tuple of arrays with a row for each example, the images first."""
+        ...
+
+
 @dataclass(frozen=True)
 class TrainLoader:
     """An endless stream of training batches.
 
     Attributes:
-      source: the pairs.
+      source: the records.
       transform: its `train` makes the images.
-      tokenizer: makes the tokens.
-      text_length: tokens per caption; longer captions are cut. Of several captions one is picked each time.
-      batch_size: pairs per step over all processes.
+      batching: makes what stands beside them.
+      batch_size: examples per step over all processes.
       seed: order and augmentation follow from it.
       quarantine: where records go that cannot be used; the next usable record of the data set takes the place of such
         a one, on every process alike. Where it is None, the first such record is an error.
@@ -64,10 +81,9 @@ class TrainLoader:
       stall_seconds: the longest wait for a batch; a source that takes longer is an error (`DataStalledError`).
     """
 
-    source: PairSequence
+    source: RecordSequence
     transform: ImageTransform
-    tokenizer: Tokenizer
-    text_length: int
+    batching: Batching
     batch_size: int
     seed: int
     quarantine: Quarantine | None = None
@@ -85,11 +101,11 @@ class TrainLoader:
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed {self.seed} is not between 0 and 2**63 - 1")
 
-    def iterate(self, start_step: int = 0) -> Generator[PairBatch, None, None]:
+    def iterate(self, start_step: int = 0) -> Generator[Any, None, None]:
         """Batches from `start_step` on, this process's rows; close it (`contextlib.closing`) before the program ends.
 
         Yields:
-          uint8 images `[R crop_px crop_px 3]`, int32 token ids and mask `[R text_length]`, for R of the batch's B rows.
+          what `batching` makes of uint8 images `[R crop_px crop_px 3]`, for R of the batch's B rows.
         """
         if start_step < 0:
             raise ValueError(f"start_step {start_step} is negative; steps count from 0")
@@ -101,7 +117,7 @@ class EvaluationLoader:
     """One pass over a source, in order, in batches of a fixed size; row i of batch b is record b * batch_size + i.
 
     Attributes:
-      source: the pairs.
+      source: the records.
       transform: its `evaluate` makes the images.
       batch_size: rows per batch over all processes; the last batch is filled with rows that are not valid.
       quarantine: where records go that cannot be used; their rows are not valid. Where it is None, the first such
@@ -111,7 +127,7 @@ class EvaluationLoader:
       stall_seconds: the longest wait for a batch; a source that takes longer is an error (`DataStalledError`).
     """
 
-    source: PairSequence
+    source: RecordSequence
     transform: ImageTransform
     batch_size: int
     quarantine: Quarantine | None = None
@@ -140,29 +156,29 @@ class _TrainBatches:
         self._rows = range(loader.batch_size) if loader.rows is None else loader.rows
         self.marks = ReadingMarks(loader.workers)
         self._bad: set[int] = set()
-        resized_bytes = 3 * loader.transform.resize_px**2
-        self._cache_fits = len(loader.source) * resized_bytes <= loader.cache_bytes
-        self._cache: dict[int, tuple[np.ndarray, tuple[str, ...]]] = {}
+        prepared_bytes = loader.transform.prepared_bytes
+        self._cache_fits = prepared_bytes is not None and len(loader.source) * prepared_bytes <= loader.cache_bytes
+        self._cache: dict[int, tuple[np.ndarray, Any]] = {}
 
     def __len__(self) -> int:
         return sys.maxsize
 
-    def __getitem__(self, index: int) -> PairBatch:
+    def __getitem__(self, index: int) -> Any:
         loader, side = self._loader, self._loader.transform.crop_px
         first = (self._start_step + index) * loader.batch_size
         images = np.empty((len(self._rows), side, side, 3), np.uint8)
-        captions = []
+        drawn = []
         for place, row in enumerate(self._rows):
-            images[place], caption = self._example(first + row)
-            captions.append(caption)
-        return PairBatch(images, *loader.tokenizer.encode(captions, loader.text_length))
+            images[place], beside = self._example(first + row)
+            drawn.append(beside)
+        return loader.batching.batch(images, drawn)
 
-    def _example(self, position: int) -> tuple[UInt8[np.ndarray, "H W 3"], str]:
+    def _example(self, position: int) -> tuple[UInt8[np.ndarray, "H W 3"], Any]:
         loader = self._loader
-        image, texts = self._usable(self._place(position))
+        image, kept = self._usable(self._place(position))
         rng = np.random.Generator(np.random.Philox(key=[loader.seed, position]))
-        caption = texts[int(rng.integers(len(texts)))] if len(texts) > 1 else texts[0]
-        return loader.transform.train(image, rng), caption
+        drawn = loader.batching.draw(kept, rng)
+        return loader.transform.train(image, rng), drawn
 
     def _place(self, position: int) -> Place:
         loader, source = self._loader, self._loader.source
@@ -171,7 +187,7 @@ class _TrainBatches:
         index = shuffled_index(position, len(source), loader.seed, loader.neighbours)
         return Place(index, range(len(source)))
 
-    def _usable(self, place: Place) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[str, ...]]:
+    def _usable(self, place: Place) -> tuple[UInt8[np.ndarray, "H W 3"], Any]:
         """The record at a place, or the first usable one after it in the order of its data set."""
         index, within = place
         records = len(within)
@@ -182,8 +198,8 @@ class _TrainBatches:
                 self._loader.quarantine.check()
         raise RecordError(f"not one of the {records} records can be used; see the quarantine file")
 
-    def _read(self, index: int) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[str, ...]] | None:
-        """The resized image and the captions of one record, or None where it cannot be used."""
+    def _read(self, index: int) -> tuple[UInt8[np.ndarray, "H W 3"], Any] | None:
+        """The prepared image of one record and what stands beside it, or None where it cannot be used."""
         if (cached := self._cache.get(index)) is not None:
             return cached
         if index in self._bad:
@@ -193,13 +209,12 @@ class _TrainBatches:
             with self.marks.reading(index):
                 record = self._loader.source[index]
             key = record.key
-            image = decode_image(record.image)
+            kept, image = self._loader.batching.read(record), decode_image(record.image)
         except (ImageDecodeError, RecordError) as error:
             _put_aside(self._loader.quarantine, key, error)
             self._bad.add(index)
             return None
-        side = self._loader.transform.resize_px
-        found = resize_bilinear(image, side, side), record.texts
+        found = self._loader.transform.prepare(image), kept
         if self._cache_fits:
             self._cache[index] = found
         return found
@@ -251,7 +266,7 @@ def _check_rows(batch_size: int, rows: Sequence[int] | None) -> None:
         raise ValueError("this process has no rows of the batch; use a mesh that spans its devices")
 
 
-def _check_source(source: PairSequence) -> None:
+def _check_source(source: RecordSequence) -> None:
     if not 1 <= len(source) <= LARGEST_DATASET:
         raise DatasetError(f"the data set has {len(source)} records; 1 to {LARGEST_DATASET} are possible")
 

@@ -1,14 +1,15 @@
-"""Pairs of an encoded image and its captions, read by number from a TFDS data set in ArrayRecord files.
+"""Encoded images and what is known of them, read by number from a TFDS data set in ArrayRecord files.
 
-`PairDataset` names a prepared data set; `.open()` gives a `PairSource`, a sequence of `PairRecord` that reads each
-record when it is asked for, so its size in memory does not depend on the number of records. The features read are
-`image` (encoded bytes), `text`, and where they are there `aliases` (more captions of the same image) and `key`.
+`PairDataset` names a prepared data set of images with captions; `.open()` gives a `RecordSource`, a sequence of
+`PairRecord` that reads each record when it is asked for, so its size in memory does not depend on their number. The
+features read are `image` (encoded bytes), `text`, and where they are there `aliases` (more captions of the same image)
+and `key`. Images with labels are in `labelled.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, SupportsIndex, runtime_checkable
+from typing import Any, Generic, NamedTuple, Protocol, SupportsIndex, TypeVar, runtime_checkable
 
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -22,11 +23,35 @@ class DatasetNotPreparedError(FileNotFoundError):
 
 
 class DatasetError(ValueError):
-    """A data set is there, but cannot be used as image-text pairs."""
+    """A data set is there, but cannot be used."""
 
 
 class RecordError(ValueError):
-    """One record of a data set cannot be read as an image with captions."""
+    """One record of a data set cannot be read as an image with what belongs to it."""
+
+
+@runtime_checkable
+class Record(Protocol):
+    """What every record has."""
+
+    @property
+    def key(self) -> str:
+        """Names the record within its data set."""
+        ...
+
+    @property
+    def image(self) -> bytes:
+        """The image file as it was found."""
+        ...
+
+
+@runtime_checkable
+class RecordSequence(Protocol):
+    """What loaders read from: records by number. `RecordSource` is one, and so is a list of records."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Record: ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +71,7 @@ class PairRecord:
 
 @runtime_checkable
 class PairSequence(Protocol):
-    """What loaders read from: pairs by number. `PairSource` is one, and so is a list of `PairRecord`."""
+    """A `RecordSequence` of pairs."""
 
     def __len__(self) -> int: ...
 
@@ -72,55 +97,80 @@ class PairDataset:
         """What the order of examples follows from, besides the number of records."""
         return f"{self.name}, {self.split}"
 
-    def open(self) -> "PairSource":
+    def open(self) -> "RecordSource[PairRecord]":
         """A random-access source of the split's records.
 
         Raises:
           DatasetNotPreparedError: no such data set under `data_dir`.
           DatasetError: no such split, no records, or records of another kind.
         """
-        info = tfds.builder_from_directory(newest_version(Path(self.data_dir), self.name)).info
-        where = f"data set {self.name!r} in {self.data_dir}"
-        if info.file_format is None or info.file_format.value != "array_record":
-            raise DatasetError(
-                f"{where} is stored as {info.file_format and info.file_format.value}; prepare it with "
-                "file_format='array_record', which can be read in any order"
-            )
-        missing = {"image", "text"} - set(info.features or ())
+        opened = open_split(self.name, self.split, self.data_dir)
+        missing = {"image", "text"} - opened.features
         if missing:
-            raise DatasetError(f"{where} has no feature {' and no '.join(sorted(missing))}; pairs need image and text")
-        try:
-            instructions = info.splits[self.split].file_instructions
-        except (KeyError, ValueError) as error:
             raise DatasetError(
-                f"{where} has no split {self.split!r}; it has {', '.join(sorted(info.splits))}"
-            ) from error
-        if not instructions:
-            raise DatasetError(f"split {self.split!r} of {where} is empty; prepare it again, or name another split")
-        return PairSource(ArrayRecordDataSource(instructions), instructions)
+                f"{opened.name} has no feature {' and no '.join(sorted(missing))}; pairs need image and text"
+            )
+        return RecordSource(opened.serialized, opened.files, parse_record)
 
 
-class PairSource(Sequence[PairRecord]):
+class OpenSplit(NamedTuple):
+    """A split of a prepared data set, whose records are still serialized."""
+
+    name: str  # for errors
+    features: set[str]
+    serialized: ArrayRecordDataSource
+    files: Sequence[Any]
+
+
+def open_split(name: str, split: str, data_dir: str) -> OpenSplit:
+    """Opens a prepared data set, of whatever records.
+
+    Raises:
+      DatasetNotPreparedError: no such data set under `data_dir`.
+      DatasetError: no such split, no records, or files that cannot be read in any order.
+    """
+    info = tfds.builder_from_directory(newest_version(Path(data_dir), name)).info
+    where = f"data set {name!r} in {data_dir}"
+    if info.file_format is None or info.file_format.value != "array_record":
+        raise DatasetError(
+            f"{where} is stored as {info.file_format and info.file_format.value}; prepare it with "
+            "file_format='array_record', which can be read in any order"
+        )
+    try:
+        instructions = info.splits[split].file_instructions
+    except (KeyError, ValueError) as error:
+        raise DatasetError(f"{where} has no split {split!r}; it has {', '.join(sorted(info.splits))}") from error
+    if not instructions:
+        raise DatasetError(f"split {split!r} of {where} is empty; prepare it again, or name another split")
+    return OpenSplit(where, set(info.features or ()), ArrayRecordDataSource(instructions), instructions)
+
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+class RecordSource(Sequence[AnyRecord], Generic[AnyRecord]):
     """Records of one or more splits by number; opens its files when first read, and again after pickling."""
 
-    def __init__(self, serialized: ArrayRecordDataSource, files: Sequence[Any] = ()) -> None:
-        self._serialized, self._files = serialized, files
+    def __init__(
+        self, serialized: ArrayRecordDataSource, files: Sequence[Any], parse: Callable[[bytes, int], AnyRecord]
+    ) -> None:
+        self._serialized, self._files, self._parse = serialized, files, parse
 
     def __len__(self) -> int:
         return len(self._serialized)
 
-    def __getitem__(self, index: SupportsIndex) -> PairRecord:  # pyrefly: ignore[bad-override]
+    def __getitem__(self, index: SupportsIndex) -> AnyRecord:  # pyrefly: ignore[bad-override]
         """The record at `index`.
 
         Raises:
           IndexError: there is no such record.
-          RecordError: it is damaged, or has no image or no caption.
+          RecordError: it is damaged, or lacks what it needs.
         """
         position = index.__index__()
         if not 0 <= position < len(self):
             raise IndexError(f"record {position} of {len(self)}")
         try:
-            return parse_record(self._serialized[position], position)
+            return self._parse(self._serialized[position], position)
         except RecordError:
             raise
         except Exception as error:  # ArrayRecord's checksum errors are RuntimeError, protobuf's DecodeError
@@ -143,12 +193,17 @@ def parse_record(serialized: bytes, position: int) -> PairRecord:
     texts = [*features["text"].bytes_list.value, *features["aliases"].bytes_list.value]
     if not images or not texts:
         raise RecordError(f"record {position} has no {'caption' if images else 'image'}")
-    keys = features["key"].bytes_list.value
     return PairRecord(
-        key=keys[0].decode("utf-8", "replace") if keys else str(position),
+        key=key_of(features, position),
         image=images[0],
         texts=tuple(text.decode("utf-8", "replace") for text in texts),
     )
+
+
+def key_of(features: Any, position: int) -> str:
+    """The key of a record's features, or its number where it has none."""
+    keys = features["key"].bytes_list.value
+    return keys[0].decode("utf-8", "replace") if keys else str(position)
 
 
 def newest_version(data_dir: Path, name: str) -> Path:
@@ -162,7 +217,8 @@ def newest_version(data_dir: Path, name: str) -> Path:
         raise DatasetError(f"data set {name!r} in {data_dir} is prepared in several forms; name one of {names}")
     if not found:
         known = name.split("/")[0]
-        command = "openmoji" if known == "openmoji" else f"folder --input DIR_OR_LIST --name {known}"
+        own = {"openmoji": "openmoji", "openmoji_groups": "openmoji-groups"}
+        command = own.get(known, f"folder --input DIR_OR_LIST --name {known}")
         raise DatasetNotPreparedError(
             f"no data set {name!r} in {data_dir}; prepare it with `align-jax data {command} --data-dir {data_dir}`"
         )

@@ -20,6 +20,9 @@ from align_jax.data.wordpiece import learn_pieces
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """In the order of their ids, 0 to 4, in a vocabulary trained here."""
 
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
+"""What the folder of a tokenizer holds; some of them may be absent."""
+
 
 class TokenizerError(ValueError):
     """A folder holds no tokenizer, or one that is not a BERT WordPiece tokenizer."""

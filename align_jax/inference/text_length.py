@@ -30,4 +30,4 @@ def trained_text_length(folder: Path) -> int | None:
     path = folder / "experiment.json"
     if not path.is_file():
         return None
-    return json.loads(path.read_text(encoding="utf-8"))["data"]["text_length"]
+    return json.loads(path.read_text(encoding="utf-8"))["data"].get("text_length")

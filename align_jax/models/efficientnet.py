@@ -59,6 +59,7 @@ class EfficientNet(nn.Module):
             rest again. Values, gradients and parameter paths stay the same.
         batch_norm: "folded" for inference alone, on variables whose kernels contain the running statistics
             (`inference.folding`): of each batch norm its offset is left. Activations then have their fastest form.
+        first_class_bias: what the classifier's bias starts from.
     """
 
     config: AlignVisionConfig
@@ -67,6 +68,7 @@ class EfficientNet(nn.Module):
     param_dtype: DTypeLike = jnp.float32
     rematerialize: tuple[str, ...] = ()
     batch_norm: Literal["separate", "folded"] = "separate"
+    first_class_bias: float = 0.0
 
     @nn.compact
     def __call__(self, images: Float[Array | np.ndarray, "B H W 3"], *, train: bool = False) -> ImageFeatures:
@@ -107,6 +109,7 @@ class EfficientNet(nn.Module):
             dtype=jnp.float32,
             param_dtype=self.param_dtype,
             kernel_init=_classifier_init,
+            bias_init=nn.initializers.constant(self.first_class_bias),
             name="classifier",
         )
         return features._replace(logits=classifier(pooled))

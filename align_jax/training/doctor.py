@@ -19,11 +19,12 @@ import numpy as np
 from align_jax.checkpoints import Checkpoints
 from align_jax.cores import usable_cores
 from align_jax.data.images import ImageDecodeError, decode_image
+from align_jax.data.pairs import PairBatching
 from align_jax.data.records import RecordError
 from align_jax.parallel.mesh import batch_shards, check_batch_size
 from align_jax.training.experiment import Experiment
 from align_jax.training.state import TrainState, abstract_state, state_initializer
-from align_jax.training.workdir import check_same_model, open_tokenizer
+from align_jax.training.workdir import check_same_model
 
 _SAMPLED_RECORDS = 64
 _PLUGINS = {"libtpu": "TPU", "jax_cuda12_plugin": "CUDA", "jax_cuda13_plugin": "CUDA", "jax_rocm7_plugin": "ROCm"}
@@ -100,8 +101,8 @@ def mesh(experiment: Experiment) -> Iterator[Finding]:
     experiment.task.check_batch_size(experiment.batch_size, batch_shards(built))
     axes = " x ".join(f"{name} {size}" for name, size in built.shape.items())
     share = experiment.batch_size // batch_shards(built)
-    yield Finding("mesh", "ok", f"{axes}; {share} of {experiment.batch_size:,} pairs on a device")
-    group = experiment.task.batch_norm_group_size
+    yield Finding("mesh", "ok", f"{axes}; {share} of {experiment.batch_size:,} {experiment.task.examples} on a device")
+    group = experiment.task.examples_together
     if group is None or share % group:
         yield Finding(
             "mesh",
@@ -113,20 +114,20 @@ def mesh(experiment: Experiment) -> Iterator[Finding]:
 
 def data(experiment: Experiment) -> Iterator[Finding]:
     """Whether the data set opens, and whether its images decode and how fast."""
-    tokenizer = open_tokenizer(experiment)
-    yield Finding("data", "ok", f"{tokenizer.vocab_size:,} tokens in {experiment.data.tokenizer}")
-    source = experiment.data.train.open()
+    batching = experiment.task.batching(experiment.data)  # pyrefly: ignore[bad-argument-type]
+    if isinstance(batching, PairBatching):
+        yield Finding("data", "ok", f"{batching.tokenizer.vocab_size:,} tokens in the vocabulary")
+    source = experiment.data.open()
     epochs = experiment.total_steps * experiment.batch_size / len(source)
-    yield Finding(
-        "data",
-        "ok",
-        f"{len(source):,} pairs in {experiment.data.train.description}; the run sees each {epochs:.1f} times",
-    )
+    size = f"{len(source):,} {experiment.task.examples}"
+    yield Finding("data", "ok", f"{size} in {experiment.data.train.description}; the run sees each {epochs:.1f} times")
     count = min(_SAMPLED_RECORDS, len(source))
     generator, bad, began = np.random.default_rng(0), [], time.monotonic()
     for index in np.linspace(0, len(source) - 1, count).astype(int).tolist():
         try:
-            experiment.data.transform.train(decode_image(source[index].image), generator)
+            record = source[index]
+            batching.read(record)  # pyrefly: ignore[bad-argument-type]
+            experiment.data.transform.train(decode_image(record.image), generator)
         except (ImageDecodeError, RecordError) as error:
             bad.append(f"record {index}: {error}")
     rate = count / (time.monotonic() - began)

@@ -13,14 +13,22 @@ import cattrs
 from cattrs.preconf.json import make_converter
 from cattrs.strategies import configure_tagged_union
 
-from align_jax.configuration import AlignVisionConfig, ConfigurationError, ImageTowerConfig
+from align_jax.configuration import (
+    AlignVisionConfig,
+    ConfigurationError,
+    EfficientNetConfig,
+    ImageTowerConfig,
+    ViTConfig,
+)
+from align_jax.data.labels import LabelData
 from align_jax.data.pairs import PairData
 from align_jax.files import replace_file
 from align_jax.parallel.mesh import MeshShape
-from align_jax.training.evaluations import Every, RetrievalEvaluation
+from align_jax.training.evaluations import ClassificationEvaluation, Evaluation, Every, RetrievalEvaluation
 from align_jax.training.non_finite import NonFinite
-from align_jax.training.optimizers import AdamW, Lamb
-from align_jax.training.tasks import Contrastive
+from align_jax.training.optimizers import AdamW, Lamb, Momentum
+from align_jax.training.start import Start
+from align_jax.training.tasks import Classification, Contrastive, Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,14 +38,15 @@ class Experiment:
     Attributes:
         name: shown in the report.
         task: model and loss.
-        data: pairs, tokens, augmentation.
+        data: pairs or labelled images, augmentation.
         optimizer: with its learning-rate schedule.
         total_steps: the run ends after this many steps; the schedule spans them.
-        batch_size: pairs per step, on all devices together.
+        batch_size: examples per step, on all devices together.
         seed: of parameters, sample order, augmentation and dropout.
         mesh: how devices share the work.
         ema_decay: of the running average of the parameters that is evaluated; none when absent.
-        evaluations: recall on held-out pairs.
+        evaluations: recall on held-out pairs, or accuracy on held-out labelled images.
+        start: trained weights that the run starts from; it starts anew when absent.
         log: how often numbers are recorded.
         checkpoint: how often the state is saved, besides the end.
         keep_checkpoints: how many of the newest stay.
@@ -48,15 +57,16 @@ class Experiment:
     """
 
     name: str
-    task: Contrastive
-    data: PairData
-    optimizer: Lamb | AdamW
+    task: Task
+    data: PairData | LabelData
+    optimizer: Lamb | AdamW | Momentum
     total_steps: int
     batch_size: int
     seed: int = 0
     mesh: MeshShape = MeshShape()
     ema_decay: float | None = None
-    evaluations: tuple[RetrievalEvaluation, ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()
+    start: Start | None = None
     log: Every = Every(10)
     checkpoint: Every = Every(1000)
     keep_checkpoints: int = 3
@@ -65,17 +75,13 @@ class Experiment:
     non_finite: NonFinite = NonFinite()
 
     def __post_init__(self) -> None:
-        config, transform = self.task.model, self.data.transform
-        if transform.crop_px != config.vision_config.image_size:
-            raise ConfigurationError(
-                f"the images are cropped to {transform.crop_px} px but the image tower is built for "
-                f"{config.vision_config.image_size} px; make data.transform.crop_px and image_size equal"
-            )
-        if self.data.text_length > config.text_config.max_position_embeddings:
-            raise ConfigurationError(
-                f"text_length {self.data.text_length} is more than the text tower's "
-                f"{config.text_config.max_position_embeddings} positions"
-            )
+        self.task.check_data(self.data)
+        for evaluation in self.evaluations:
+            if evaluation.examples != self.task.examples:
+                raise ConfigurationError(
+                    f"evaluation {evaluation.name!r} is of {evaluation.examples}, and the task learns from "
+                    f"{self.task.examples}; use one that fits"
+                )
         self.task.check_batch_size(self.batch_size)
         if self.total_steps < 1:
             raise ConfigurationError(f"total_steps {self.total_steps} is not positive; use 1 or more")
@@ -100,7 +106,13 @@ class Experiment:
 
 def _converter() -> cattrs.Converter:
     converter = make_converter(forbid_extra_keys=True)
-    configure_tagged_union(Lamb | AdamW, converter, tag_name="kind")
+    configure_tagged_union(Lamb | AdamW | Momentum, converter, tag_name="kind")
     # Files from before there was a choice name no kind.
     configure_tagged_union(ImageTowerConfig, converter, tag_name="kind", default=AlignVisionConfig)
+    configure_tagged_union(ViTConfig | EfficientNetConfig, converter, tag_name="kind")
+    configure_tagged_union(Contrastive | Classification, converter, tag_name="kind", default=Contrastive)
+    configure_tagged_union(PairData | LabelData, converter, tag_name="kind", default=PairData)
+    configure_tagged_union(
+        RetrievalEvaluation | ClassificationEvaluation, converter, tag_name="kind", default=RetrievalEvaluation
+    )
     return converter

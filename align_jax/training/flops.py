@@ -1,4 +1,4 @@
-"""FLOPs of a pair by hand count: of the products of both towers and of the loss, two for each multiply-add.
+"""FLOPs of a pair, or of a classified image, by hand count: of the products of towers and loss, two a multiply-add.
 
 What is left out (norms, activations, softmax, pooling, the optimizer) does not run on the matrix unit that a chip's
 peak is quoted for. Rematerialisation and the second pass of gradient accumulation are left out of the training count
@@ -8,10 +8,13 @@ too: it is what the model needs, so that a utilisation computed from it cannot b
 
 from typing import NamedTuple
 
-from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig, ViTConfig
+from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig, ImageTowerConfig, ViTConfig
+from align_jax.data.pairs import PairData
 from align_jax.models.efficientnet import block_specs
 from align_jax.models.efficientnet_blocks import BlockSpec
 from align_jax.training.experiment import Experiment
+from align_jax.training.tasks import Classification
+from align_jax.training.tasks.classification import ClassifierConfig
 
 
 class Cost(NamedTuple):
@@ -24,12 +27,24 @@ class Cost(NamedTuple):
         return Cost(self.forward_flops + other.forward_flops, self.inner_activations + other.inner_activations)
 
 
-def training_flops_per_pair(experiment: Experiment) -> float:
-    """FLOPs of forward and backward pass for one pair of the global batch."""
-    model, text_length = experiment.task.model, experiment.data.text_length
-    forward = forward_flops_per_pair(model, text_length=text_length, batch_size=experiment.batch_size)
+def training_flops_per_example(experiment: Experiment) -> float:
+    """FLOPs of forward and backward pass for one pair, or image, of the global batch."""
     # The gradient of a product is two products of the same size; the input of the first layer, the images, has none.
-    return 3 * forward - _first_layer_flops(model)
+    return 3 * forward_flops_per_example(experiment) - _first_layer_flops(_image_tower(experiment))
+
+
+def forward_flops_per_example(experiment: Experiment) -> float:
+    """FLOPs of the forward pass for one pair, or image, of the global batch."""
+    task, data = experiment.task, experiment.data
+    if isinstance(task, Classification):
+        return classification_flops(task.model)
+    assert isinstance(data, PairData)  # the experiment has checked it
+    return forward_flops_per_pair(task.model, text_length=data.text_length, batch_size=experiment.batch_size)
+
+
+def classification_flops(model: ClassifierConfig) -> float:
+    """FLOPs of classifying one image."""
+    return _image_flops(model) + 2 * model.feature_size * len(model.id2label)
 
 
 def forward_flops_per_pair(model: AlignConfig, *, text_length: int, batch_size: int) -> float:
@@ -45,24 +60,50 @@ def forward_flops_per_pair(model: AlignConfig, *, text_length: int, batch_size: 
     if model.image_projection:
         projections += 2 * model.vision_config.feature_size * width
     comparisons = 2 * 2 * batch_size * width
-    towers = sum(cost.forward_flops for cost in part_costs(model, text_length).values())
-    if isinstance(model.vision_config, ViTConfig):  # what lies before and behind its layers
-        towers += _patch_flops(model.vision_config) + _representation_flops(model.vision_config)
-    return towers + projections + comparisons
+    text = _text_layers(model.text_config, text_length).forward_flops
+    return _image_flops(model.vision_config) + text + projections + comparisons
+
+
+def costs_of_parts(experiment: Experiment) -> dict[str, Cost]:
+    """The cost of every part of an experiment's model that can be rematerialised."""
+    task, data = experiment.task, experiment.data
+    if isinstance(task, Classification):
+        return _tower_parts(task.model)
+    assert isinstance(data, PairData)  # the experiment has checked it
+    return part_costs(task.model, data.text_length)
 
 
 def part_costs(model: AlignConfig, text_length: int) -> dict[str, Cost]:
     """The cost of every part that can be rematerialised, in the order of `rematerializable_parts`."""
-    vision, text = model.vision_config, _text_layers(model.text_config, text_length)
-    if isinstance(vision, ViTConfig):
-        return {"image/layers": _patch_layers(vision), "text/layers": text}
-    return {**_image_parts(vision), "text/layers": text}
+    return {**_tower_parts(model.vision_config), "text/layers": _text_layers(model.text_config, text_length)}
 
 
-def recomputed_flops_per_pair(experiment: Experiment) -> float:
+def recomputed_flops_per_example(experiment: Experiment) -> float:
     """FLOPs that rematerialisation adds to a step, at most: the compiler drops what nothing needs."""
-    costs = part_costs(experiment.task.model, experiment.data.text_length)
+    costs = costs_of_parts(experiment)
     return sum(costs[part].forward_flops for part in set(experiment.task.rematerialize))
+
+
+def _image_tower(experiment: Experiment) -> ImageTowerConfig:
+    task = experiment.task
+    return task.model if isinstance(task, Classification) else task.model.vision_config
+
+
+def _image_flops(config: ImageTowerConfig) -> float:
+    """FLOPs of an image tower."""
+    layers = sum(cost.forward_flops for cost in _tower_parts(config).values())
+    if isinstance(config, ViTConfig):  # what lies before and behind its layers
+        return layers + _patch_flops(config) + _representation_flops(config)
+    return layers + _top_flops(config)
+
+
+def _tower_parts(config: ImageTowerConfig) -> dict[str, Cost]:
+    return {"image/layers": _patch_layers(config)} if isinstance(config, ViTConfig) else _image_parts(config)
+
+
+def _top_flops(config: AlignVisionConfig) -> float:
+    """Of the convolution behind the last block, where there is one."""
+    return 2 * config.round_channels(config.out_channels[-1]) * (config.top_channels or 0) * config.map_side**2
 
 
 def _image_parts(config: AlignVisionConfig) -> dict[str, Cost]:
@@ -93,9 +134,8 @@ def _block(spec: BlockSpec, side: int) -> tuple[Cost, int]:
     return Cost(flops, activations + spec.out_channels * new_positions), new_side
 
 
-def _first_layer_flops(model: AlignConfig) -> float:
-    vision = model.vision_config
-    return _patch_flops(vision) if isinstance(vision, ViTConfig) else _image_parts(vision)["image/stem"].forward_flops
+def _first_layer_flops(config: ImageTowerConfig) -> float:
+    return _patch_flops(config) if isinstance(config, ViTConfig) else _image_parts(config)["image/stem"].forward_flops
 
 
 def _patch_flops(config: ViTConfig) -> float:

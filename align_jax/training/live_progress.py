@@ -85,7 +85,7 @@ class LiveProgress:
             self.message("  ".join([f"step {step}/{self._total_steps}", *self._numbers(), time_left]))
 
     def evaluation(self, step: int, name: str, values: Values) -> None:
-        """Shows the outcome of an evaluation, and keeps its first recall in sight beside the bar."""
+        """Shows the outcome of an evaluation, and keeps its first number in sight beside the bar."""
         shown = {key: f"{key.replace('_', ' ')} {value:.4g}" for key, value in values.items()}
         self.message(f"step {step}/{self._total_steps}  {name}: " + ", ".join(shown.values()))
         self._evaluation = shown.get("image_to_text_recall@1", next(iter(shown.values()), ""))
@@ -103,6 +103,8 @@ class LiveProgress:
             "loss": "loss {:.4f}",
             "pairs_per_second": "{:,.0f} pairs/s",
             "pairs_per_second_per_device": "{:,.4g} per device",
+            "images_per_second": "{:,.0f} images/s",
+            "images_per_second_per_device": "{:,.4g} per device",
             "flop_utilization": "{:.1%} of peak FLOP/s",
             "data_wait_share": "{:.0%} waiting for data",
             "temperature": "temperature {:.4g}",

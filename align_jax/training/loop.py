@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -13,18 +14,19 @@ from align_jax.data.loader import TrainLoader
 from align_jax.data.quarantine import Quarantine
 from align_jax.parallel.mesh import batch_sharding, check_batch_size, place_batch, process_rows
 from align_jax.parallel.sharding import parameter_count
-from align_jax.training.evaluations import Retrieval, RetrievalOutcome
+from align_jax.training.evaluations import OpenEvaluation, Outcome, open_evaluation
 from align_jax.training.experiment import Experiment
 from align_jax.training.interruption import Interrupted, InterruptedRunError, Interruption
 from align_jax.training.non_finite import NonFiniteLossError
 from align_jax.training.position import Position, order_of_examples
 from align_jax.training.profiling import Profiler, Steps
 from align_jax.training.recorder import Recorder
+from align_jax.training.start import positions_of, start_from
 from align_jax.training.state import TrainState, abstract_state, compile_init, state_initializer
 from align_jax.training.step import StepFunction, compile_step, compile_together, train_step
 from align_jax.training.summary import write_run_report
 from align_jax.training.telemetry import Telemetry
-from align_jax.training.workdir import check_same_model, open_tokenizer, write_model_folder
+from align_jax.training.workdir import check_same_model, write_model_folder
 
 
 def train(
@@ -67,23 +69,22 @@ def train(
     primary = jax.process_index() == 0
     mesh = experiment.mesh.build(devices)
     check_batch_size(experiment.batch_size, mesh)
-    tokenizer = open_tokenizer(experiment)
-    quarantine = Quarantine(workdir / f"quarantine-{jax.process_index()}.jsonl", experiment.data.max_bad_records)
-    loader = experiment.data.loader(
-        tokenizer,
+    task, data = experiment.task, experiment.data
+    batching: Any = task.batching(data)  # pyrefly: ignore[bad-argument-type]  (the experiment has checked that they fit)
+    quarantine = Quarantine(workdir / f"quarantine-{jax.process_index()}.jsonl", data.max_bad_records)
+    loader = data.loader(
+        batching,
         quarantine,
         batch_size=experiment.batch_size,
         seed=experiment.seed,
         rows=process_rows(batch_sharding(mesh), experiment.batch_size),
     )
     evaluations = [
-        Retrieval(settings, experiment.task.module(), mesh, tokenizer, experiment.data, quarantine)
+        open_evaluation(settings, task.module(), mesh, batching, data, quarantine)
         for settings in experiment.evaluations
     ]
     optimizer = experiment.optimizer.build(experiment.total_steps)
-    init = state_initializer(
-        experiment.task.init, optimizer, seed=experiment.seed, averaged=experiment.ema_decay is not None
-    )
+    init = state_initializer(task.init, optimizer, seed=experiment.seed, averaged=experiment.ema_decay is not None)
     abstract = abstract_state(init, mesh)
     step_function = compile_step(train_step(experiment, optimizer, mesh), abstract, batch_sharding(mesh))
     position = Position(order_of_examples(experiment, len(loader.source)))
@@ -101,13 +102,16 @@ def train(
         restored = checkpoints.restore(abstract)
         if restored is not None:
             position = Position.from_json(restored.position, position.order)
-        state = compile_init(init, abstract)() if restored is None else restored.state
+        if restored is None:
+            state, notes = _first_state(experiment, compile_init(init, abstract))
+        else:
+            state, notes = restored.state, tuple(map(str, restored.casts))
         if primary:  # only now: a refused run leaves what the workdir says of the earlier one
             write_model_folder(experiment, workdir)
         telemetry = resources.enter_context(
             Telemetry(workdir, total_steps=last_step, start_step=int(state.step), primary=primary)
         )
-        for note in (*checkpoints.rejected, *(restored.casts if restored else ())):
+        for note in (*checkpoints.rejected, *notes):
             telemetry.message(str(note))
         telemetry.message(_opening(experiment, state, mesh, len(loader.source)))
         run = _Run(
@@ -140,10 +144,19 @@ def train(
     return run.state
 
 
-def _opening(experiment: Experiment, state: TrainState, mesh: Mesh, pairs: int) -> str:
+def _first_state(experiment: Experiment, init: Callable[[], TrainState]) -> tuple[TrainState, tuple[str, ...]]:
+    """The state at step 0, and what is to be said of it."""
+    if experiment.start is None:
+        return init(), ()
+    started = start_from(experiment.start, init(), positions_of(experiment.task.model))
+    return started.state, (started.note,)
+
+
+def _opening(experiment: Experiment, state: TrainState, mesh: Mesh, records: int) -> str:
     begins = f"continues after step {int(state.step):,}" if int(state.step) else "starts"
     return (
-        f"{experiment.name} {begins}: {parameter_count(state.params):,} parameters, {pairs:,} pairs, "
+        f"{experiment.name} {begins}: {parameter_count(state.params):,} parameters, {records:,} "
+        f"{experiment.task.examples}, "
         f"batch {experiment.batch_size:,} on {mesh.size} {mesh.devices.flat[0].platform} device(s), "
         f"{experiment.total_steps:,} steps"
     )
@@ -158,7 +171,7 @@ class _Run:
     last_step: int
     mesh: Mesh
     loader: TrainLoader
-    evaluations: Sequence[Retrieval]
+    evaluations: Sequence[OpenEvaluation]
     abstract: TrainState
     step_function: StepFunction
     checkpoints: Checkpoints
@@ -224,7 +237,7 @@ class _Run:
             self.telemetry.message(str(note))
         self.telemetry.message(f"{error}: back to step {restored.step}, and {left_out} batches are left out")
 
-    def evaluate_at_the_end(self) -> dict[str, RetrievalOutcome]:
+    def evaluate_at_the_end(self) -> dict[str, Outcome]:
         """All evaluations, of the last state, by name."""
         outcomes = {}
         for evaluation in self.evaluations:
@@ -237,7 +250,7 @@ class _Run:
             self._log_evaluation(self.last_step, evaluation, outcome)
         return outcomes
 
-    def _due(self, step: int) -> list[Retrieval]:
+    def _due(self, step: int) -> list[OpenEvaluation]:
         """The evaluations to be made on the way at a step; those of the last step are made at the end."""
         return [
             evaluation
@@ -253,8 +266,8 @@ class _Run:
             self._log_evaluation(step, evaluation, outcome)
             self.recorder.restart_clock()
 
-    def _log_evaluation(self, step: int, evaluation: Retrieval, outcome: RetrievalOutcome) -> None:
-        self.telemetry.log_evaluation(step, evaluation.settings.name, outcome.recall)
+    def _log_evaluation(self, step: int, evaluation: OpenEvaluation, outcome: Outcome) -> None:
+        self.telemetry.log_evaluation(step, evaluation.settings.name, outcome.numbers)
 
     def _save(self, step: int, *, evaluated: bool = True) -> None:
         self.recorder.settle()  # what is no longer a number must not be saved

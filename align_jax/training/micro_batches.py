@@ -1,4 +1,4 @@
-"""Exact gradient accumulation for a loss that compares every example with every other.
+"""Exact gradient accumulation, also for a loss that compares every example with every other.
 
 The gradient of such a loss is not a mean over micro-batches: each embedding's gradient depends on all embeddings. So
 all are computed first, one micro-batch at a time and keeping nothing else; the loss over all of them gives the gradient
@@ -76,7 +76,8 @@ def check_micro_batches(batch_size: int, count: int, group_size: int | None, sha
     Args:
         batch_size: of the global batch.
         count: micro-batches.
-        group_size: consecutive examples that share batch-norm statistics; `None` for the whole batch.
+        group_size: consecutive examples that share batch-norm statistics, 1 without batch norm; `None` for the whole
+            batch.
         shards: devices that share the batch; 1 while they are not known.
 
     Raises:
@@ -96,7 +97,7 @@ def check_micro_batches(batch_size: int, count: int, group_size: int | None, sha
         lower = batch_size // unit * unit
         choices = f"{lower} or {lower + unit}" if lower else f"{unit}"
         devices = f"{shards} device{'s' if shards > 1 else ''}"
+        groups = "" if group_size == 1 else f" into batch-norm groups of {group_size} examples"
         raise ConfigurationError(
-            f"batch_size {batch_size} on {devices} in {count} micro-batches does not divide into batch-norm groups of "
-            f"{group_size} examples; use {choices}"
+            f"batch_size {batch_size} on {devices} in {count} micro-batches does not divide{groups}; use {choices}"
         )

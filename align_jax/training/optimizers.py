@@ -28,6 +28,7 @@ _LIMITS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "clip_norm": ("positive; leave it out for no bound", lambda value: value > 0),
     "b1": ("at least 0 and below 1", lambda value: 0 <= value < 1),
     "b2": ("at least 0 and below 1", lambda value: 0 <= value < 1),
+    "momentum": ("at least 0 and below 1", lambda value: 0 <= value < 1),
     "eps": ("finite and not negative", lambda value: 0 <= value < math.inf),
 }
 
@@ -47,7 +48,8 @@ class Optimizer:
         final_learning_rate: where the decay ends.
         weight_decay: decoupled from the gradient.
         clip_norm: upper bound on the gradient's global norm; no bound when absent.
-        frozen: patterns of parameter paths that never change. BERT's pooler has no part in the loss.
+        frozen: patterns of parameter paths that never change. BERT's pooler has no part in the loss. `^image/` freezes
+            the image tower: for linear evaluation, and for locked-image tuning (Zhai et al., arXiv 2111.07991).
 
     Raises:
         ValueError: if a number is outside its range; all such are named.
@@ -113,6 +115,11 @@ class Optimizer:
 
         return optax.GradientTransformation(init, optimizer.update)
 
+    def without_frozen_gradients(self, params: Any) -> Any:
+        """The parameters for the loss: what is frozen has no gradient, so it costs none and counts in no norm."""
+        frozen = paths_matching(*self.frozen)(params)
+        return jax.tree.map(lambda param, held: jax.lax.stop_gradient(param) if held else param, params, frozen)
+
     def _check_patterns(self, params: Any) -> None:
         """Refuses patterns that no parameter has in its path, other than those of the defaults."""
         names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
@@ -128,7 +135,7 @@ class Optimizer:
 
     def _direction(self) -> optax.GradientTransformation:
         """Gradients to the direction that is scaled by the learning rate."""
-        raise TypeError(f"{type(self).__name__} is not an optimizer by itself; use Lamb or AdamW")
+        raise TypeError(f"{type(self).__name__} is not an optimizer by itself; use Lamb, AdamW or Momentum")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,6 +189,20 @@ class AdamW(Optimizer):
             optax.scale_by_adam(self.b1, self.b2, self.eps),
             optax.add_decayed_weights(self.weight_decay, mask=mask),
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Momentum(Optimizer):
+    """Stochastic gradient descent with momentum, as Vision Transformers are fine-tuned.
+
+    Attributes:
+        momentum: share of the last step that the next one keeps.
+    """
+
+    momentum: float = 0.9
+
+    def _direction(self) -> optax.GradientTransformation:
+        return optax.chain(optax.trace(self.momentum), optax.add_decayed_weights(self.weight_decay))
 
 
 def paths_matching(*patterns: str) -> Mask:

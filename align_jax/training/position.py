@@ -5,7 +5,6 @@ from typing import Any
 
 from align_jax.configuration import ConfigurationError
 from align_jax.training.experiment import Experiment
-from align_jax.training.workdir import tokenizer_digest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +12,7 @@ class Position:
     """What decides, together with the step, which examples come next.
 
     Attributes:
-        order: all that the order of examples and their tokens follow from.
+        order: all that the order of examples, and their tokens or labels, follow from.
         skipped_batches: batches that rollbacks left out; step n takes batch n + skipped_batches of the stream.
         non_finite: steps so far whose loss or gradient was not a number.
         evaluated: whether the evaluations that are due at the step were made before it was saved.
@@ -56,6 +55,5 @@ def order_of_examples(experiment: Experiment, records: int) -> dict[str, Any]:
         "batch_size": experiment.batch_size,
         "data set": train.description,
         "records": records,
-        "neighbours": experiment.data.neighbours,
-        "tokenizer": tokenizer_digest(experiment),
+        **experiment.data.order(),
     }

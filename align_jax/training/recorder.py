@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from align_jax.data.quarantine import Quarantine
 from align_jax.training.experiment import Experiment
-from align_jax.training.flops import training_flops_per_pair
+from align_jax.training.flops import training_flops_per_example
 from align_jax.training.hardware import peak_flops_per_second
 from align_jax.training.non_finite import NonFiniteLossError
 from align_jax.training.telemetry import Telemetry
@@ -40,7 +40,7 @@ class Recorder:
         self._experiment, self._telemetry, self._quarantine = experiment, telemetry, quarantine
         self._devices = mesh.size
         self._peak_flops_per_second = peak_flops_per_second(mesh.devices.flat[0].device_kind)
-        self._flops_per_pair = training_flops_per_pair(experiment)
+        self._flops_per_example = training_flops_per_example(experiment)
         self.non_finite = non_finite
         self._learning_rate = experiment.optimizer.learning_rate(experiment.total_steps)
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
@@ -100,15 +100,15 @@ class Recorder:
         if self._since is None:
             return {}
         elapsed = time.monotonic() - self._since
-        pairs_per_second = self._steps * self._experiment.batch_size / elapsed
-        of_device = pairs_per_second / self._devices
+        per_second, name = self._steps * self._experiment.batch_size / elapsed, self._experiment.task.examples
+        of_device = per_second / self._devices
         speed = {
-            "pairs_per_second": pairs_per_second,
-            "pairs_per_second_per_device": of_device,
+            f"{name}_per_second": per_second,
+            f"{name}_per_second_per_device": of_device,
             "data_wait_share": min(1.0, self._waited_seconds / elapsed),
         }
         if self._peak_flops_per_second is not None:
-            speed["flop_utilization"] = of_device * self._flops_per_pair / self._peak_flops_per_second
+            speed["flop_utilization"] = of_device * self._flops_per_example / self._peak_flops_per_second
         return speed
 
     def _check_finite(self, step: int, metrics: dict[str, jax.Array]) -> None:

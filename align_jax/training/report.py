@@ -97,6 +97,7 @@ class Report:
         image_queries: captions found for pictures.
         text_queries: pictures found for captions.
         zero_shot: pictures classified by label texts.
+        classified: pictures classified by a classifier.
     """
 
     title: str
@@ -106,6 +107,7 @@ class Report:
     image_queries: Sequence[ImageQuery] = ()
     text_queries: Sequence[TextQuery] = ()
     zero_shot: Sequence[ZeroShotExample] = ()
+    classified: Sequence[ZeroShotExample] = ()
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -152,7 +154,7 @@ def _picture(image: bytes) -> str | None:
 def _number(value: float, key: str) -> str:
     if not math.isfinite(value):
         return str(value)
-    is_share = any(word in key for word in ("recall", "accuracy", "share"))
+    is_share = any(word in key for word in ("recall", "accuracy", "share", "top1", "top5"))
     return f"{value:.1%}" if is_share else f"{value:.4g}"
 
 
@@ -234,12 +236,21 @@ def _panels(metrics: Sequence[Mapping[str, Any]], evaluations: dict[str, dict[st
         ]
         if curves:
             yield _panel(f"Recall, {name}", curves, large=True, share=True)
+        curves = [
+            _Curve(key, by_key[key], color=color, marker=marker)
+            for key, color, marker in (("top1", FIRST, "o"), ("top5", SECOND, "s"))
+            if _is_shown(by_key.get(key, []))
+        ]
+        if curves:
+            yield _panel(f"Accuracy, {name}", curves, large=True, share=True)
     for key, title, share in (
         ("learning_rate", "Learning rate", False),
         ("temperature", "Temperature", False),
         ("pairs_per_second", "Pairs per second", False),
+        ("images_per_second", "Images per second", False),
         ("data_wait_share", "Time spent waiting for data", True),
         ("image_to_text_accuracy", "Accuracy within the training batch", True),
+        ("accuracy", "Accuracy within the training batch", True),
         ("gradient_norm", "Gradient norm", False),
     ):
         points = _points(metrics, key)

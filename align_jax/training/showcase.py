@@ -1,10 +1,10 @@
-"""Picks what a report shows of a retrieval: the same queries in every run, spread over the held-out pairs."""
+"""Picks what a report shows of an evaluation: the same in every run, spread over what was held out."""
 
 import numpy as np
 from jaxtyping import Int
 
 from align_jax.evaluation.retrieval import nearest
-from align_jax.training.evaluations import RetrievalOutcome
+from align_jax.training.evaluations import ClassificationOutcome, RetrievalOutcome
 from align_jax.training.report import ImageQuery, RetrievedImage, RetrievedText, TextQuery, ZeroShotExample
 
 QUERIES = 24
@@ -70,6 +70,25 @@ def zero_shot(outcome: RetrievalOutcome, temperature: float) -> list[ZeroShotExa
                     (outcome.texts[rows[place]], float(probabilities[place]))
                     for place in np.argsort(-probabilities, kind="stable")
                 ),
+            )
+        )
+    return examples
+
+
+def classified(outcome: ClassificationOutcome) -> list[ZeroShotExample]:
+    """Held-out pictures and the most probable classes of each; the right one is among those shown."""
+    examples = []
+    for position, probabilities in zip(outcome.shown.tolist(), outcome.probabilities, strict=True):
+        if not outcome.right[position]:
+            continue
+        correct = max(outcome.right[position], key=lambda label: float(probabilities[label]))
+        best = np.argsort(-probabilities, kind="stable")[:ZERO_SHOT_LABELS].tolist()
+        places = best if correct in best else [*best[:-1], correct]
+        examples.append(
+            ZeroShotExample(
+                image=outcome.source[position].image,
+                correct=outcome.class_names[correct],
+                probabilities=tuple((outcome.class_names[place], float(probabilities[place])) for place in places),
             )
         )
     return examples

@@ -32,7 +32,8 @@ def train_step(experiment: Experiment, optimizer: optax.GradientTransformation, 
         key = jax.random.fold_in(jax.random.key(experiment.seed), state.step)
 
         def loss(params: Any) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
-            variables = {"params": whole_over_fsdp(params, mesh), "batch_stats": state.batch_stats}
+            trained = experiment.optimizer.without_frozen_gradients(params)
+            variables = {"params": whole_over_fsdp(trained, mesh), "batch_stats": state.batch_stats}
             return experiment.task.loss(variables, batch, key, mesh)
 
         (value, (batch_stats, shown)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)

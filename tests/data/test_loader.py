@@ -14,6 +14,7 @@ from PIL import Image
 
 from align_jax.data.images import ImageTransform
 from align_jax.data.loader import EvaluationLoader, TrainLoader, shuffled_index
+from align_jax.data.pairs import PairBatching
 from align_jax.data.quarantine import Quarantine, TooManyBadRecordsError
 from align_jax.data.records import DatasetError, PairRecord, RecordError
 from align_jax.data.text import Tokenizer
@@ -42,7 +43,7 @@ def tokenizer(tmp_path_factory):
 @pytest.fixture
 def loader(tokenizer):
     def make(source, transform=PLAIN, batch_size=4, seed=0, **fields):
-        return TrainLoader(source, transform, tokenizer, text_length=6, batch_size=batch_size, seed=seed, **fields)
+        return TrainLoader(source, transform, PairBatching(tokenizer, 6), batch_size=batch_size, seed=seed, **fields)
 
     return make
 

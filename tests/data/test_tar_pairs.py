@@ -10,6 +10,7 @@ import pytest
 from align_jax.data.builders.img2dataset import Img2Dataset, Input
 from align_jax.data.images import ImageTransform
 from align_jax.data.loader import TrainLoader
+from align_jax.data.pairs import PairBatching
 from align_jax.data.quarantine import Quarantine
 from align_jax.data.records import DatasetError, DatasetNotPreparedError, PairDataset, RecordError
 from align_jax.data.tar_pairs import TarPairs, write_index
@@ -40,9 +41,8 @@ def test_batches_are_the_same_in_worker_processes_and_from_any_step(folder, tmp_
     source = TarPairs(str(folder), str(tmp_path / "index")).open()
 
     def take(count, start=0, **fields):
-        loader = TrainLoader(
-            source, ImageTransform(12, 8, flip=True), Tokenizer(tmp_path), text_length=6, batch_size=4, seed=1, **fields
-        )
+        batching = PairBatching(Tokenizer(tmp_path), 6)
+        loader = TrainLoader(source, ImageTransform(12, 8, flip=True), batching, batch_size=4, seed=1, **fields)
         with contextlib.closing(loader.iterate(start)) as batches:
             return list(itertools.islice(batches, count))
 
@@ -93,7 +93,7 @@ def test_samples_that_are_no_pair_are_put_aside_with_the_reason(tmp_path):
     assert [reason for reason in found.values() if "cannot be" not in reason and "can be used" not in reason] == []
     quarantine = Quarantine(tmp_path / "quarantine-0.jsonl", 100)
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]))
-    loader = TrainLoader(source, ImageTransform(8, 8), Tokenizer(tmp_path), 4, 8, 0, quarantine)
+    loader = TrainLoader(source, ImageTransform(8, 8), PairBatching(Tokenizer(tmp_path), 4), 8, 0, quarantine)
     with contextlib.closing(loader.iterate()) as batches:
         next(batches)
     assert quarantine.count == 6

@@ -6,14 +6,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig, ViTConfig
+from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig, EfficientNetConfig, ViTConfig
 from align_jax.models.align import Align, rematerializable_parts
 from align_jax.training.flops import (
+    classification_flops,
     forward_flops_per_pair,
     part_costs,
-    recomputed_flops_per_pair,
-    training_flops_per_pair,
+    recomputed_flops_per_example,
+    training_flops_per_example,
 )
+from align_jax.training.tasks import Classification
 
 LENGTH = 16
 # Wide, so that products are nearly all there is to count.
@@ -49,6 +51,22 @@ def test_a_vision_transformer_costs_what_xla_counts():
     assert counted == pytest.approx(xla_flops(model.apply, variables, images, ids) - pooler, rel=0.03)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        ViTConfig.tiny(hidden_size=512, intermediate_size=2048, representation_size=256, id2label=("a",) * 3000),
+        EfficientNetConfig.tiny(width_coefficient=4.0, hidden_dim=5120, id2label=("a",) * 3000),
+    ],
+    ids=["vit", "efficientnet"],
+)
+def test_classifiers_cost_what_xla_counts(config):
+    module = Classification(model=config).module()
+    images = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
+    variables = jax.eval_shape(module.init, jax.random.key(0), images)
+    counted = xla_flops(lambda variables, images: module.apply(variables, images).logits, variables, images)
+    assert classification_flops(config) == pytest.approx(counted, rel=0.03)
+
+
 def test_the_gradient_costs_what_xla_counts(experiment):
     task = dataclasses.replace(experiment.task, model=WIDE)
     wide = dataclasses.replace(
@@ -65,7 +83,7 @@ def test_the_gradient_costs_what_xla_counts(experiment):
 
     counted = xla_flops(jax.grad(loss), variables["params"], variables["batch_stats"], images, ids) / 16
     # One matrix of logits instead of two directions' is a thousandth of it.
-    assert training_flops_per_pair(wide) == pytest.approx(counted, rel=0.06)
+    assert training_flops_per_example(wide) == pytest.approx(counted, rel=0.06)
 
 
 def test_b7_base_by_hand():
@@ -84,9 +102,9 @@ def test_every_part_that_can_be_rematerialised_has_a_cost(experiment):
     patches = AlignConfig.of_towers(ViTConfig.base(), AlignTextConfig.base())
     for model in (AlignConfig.tiny(), AlignConfig.b7_base(), patches):
         assert tuple(part_costs(model, 8)) == rematerializable_parts(model)
-    assert recomputed_flops_per_pair(experiment) == 0
+    assert recomputed_flops_per_example(experiment) == 0
     parts = ("image/stage_1", "text/layers")
     task = dataclasses.replace(experiment.task, rematerialize=parts)
     costs = part_costs(task.model, experiment.data.text_length)
     expected = sum(costs[part].forward_flops for part in parts)
-    assert recomputed_flops_per_pair(dataclasses.replace(experiment, task=task)) == expected
+    assert recomputed_flops_per_example(dataclasses.replace(experiment, task=task)) == expected

@@ -216,10 +216,10 @@ def test_temperature_is_never_below_its_floor(experiment, tmp_path):
 
 def test_broken_images_are_skipped_named_and_limited(experiment, tmp_path, data_dir):
     """The builder lets only whole images in, so records are broken where they lie."""
-    from align_jax.data.records import PairRecord, PairSource
+    from align_jax.data.records import PairRecord, RecordSource
 
     broken = {"red_blue.png", "blue_red.png"}
-    original = PairSource.__getitem__
+    original = RecordSource.__getitem__
 
     def damaged(self, index):
         record = original(self, index)
@@ -227,7 +227,7 @@ def test_broken_images_are_skipped_named_and_limited(experiment, tmp_path, data_
         return PairRecord(record.key, record.image[:40], record.texts) if name in broken else record
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PairSource, "__getitem__", damaged)
+        patch.setattr(RecordSource, "__getitem__", damaged)
         train(experiment, tmp_path / "tolerant", stop_at=4)
         lines = (tmp_path / "tolerant" / "quarantine-0.jsonl").read_text().splitlines()
         assert {json.loads(line)["key"].split("/")[-1] for line in lines} == broken
@@ -261,11 +261,10 @@ def test_builder_of_the_fixture_is_deterministic(tmp_path, data_dir):
 
 def test_record_that_cannot_be_read_is_left_out_of_an_evaluation(evaluated, finished_evaluated_run, tmp_path):
     from align_jax.data.quarantine import Quarantine
-    from align_jax.data.records import PairSource, RecordError
+    from align_jax.data.records import RecordError, RecordSource
     from align_jax.training.evaluations import Retrieval
-    from align_jax.training.workdir import open_tokenizer
 
-    original = PairSource.__getitem__
+    original = RecordSource.__getitem__
 
     def damaged(self, index):
         if index == 5:
@@ -273,9 +272,15 @@ def test_record_that_cannot_be_read_is_left_out_of_an_evaluation(evaluated, fini
         return original(self, index)
 
     quarantine = Quarantine(tmp_path / "quarantine-0.jsonl", 1)
-    parts = evaluated.task.module(), evaluated.mesh.build(), open_tokenizer(evaluated), evaluated.data, quarantine
+    parts = (
+        evaluated.task.module(),
+        evaluated.mesh.build(),
+        evaluated.task.batching(evaluated.data),
+        evaluated.data,
+        quarantine,
+    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PairSource, "__getitem__", damaged)
+        patch.setattr(RecordSource, "__getitem__", damaged)
         outcome = Retrieval(evaluated.evaluations[0], *parts).run(finished_evaluated_run[0].variables())
     assert 5 not in outcome.query_ids
     assert len(outcome.query_ids) == len(outcome.texts) == 63

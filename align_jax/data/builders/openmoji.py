@@ -22,7 +22,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tensorflow_datasets as tfds
 
@@ -99,17 +99,18 @@ class Openmoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             citation=_CITATION,
             homepage="https://openmoji.org",
             license="CC BY-SA 4.0",
-            features=tfds.features.FeaturesDict(
-                {
-                    "key": tfds.features.Text(),
-                    "image": tfds.features.Image(shape=(None, None, None)),
-                    "text": tfds.features.Text(),
-                    "aliases": tfds.features.Sequence(tfds.features.Text()),
-                }
-            ),
+            features=tfds.features.FeaturesDict(self._features()),
             supervised_keys=("image", "text"),
             disable_shuffling=True,  # in the order of the keys, variants of one emoji stand side by side
         )
+
+    def _features(self) -> dict[str, Any]:
+        return {
+            "key": tfds.features.Text(),
+            "image": tfds.features.Image(shape=(None, None, None)),
+            "text": tfds.features.Text(),
+            "aliases": tfds.features.Sequence(tfds.features.Text()),
+        }
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterable[tuple[str, dict[str, Any]]]]:
         emoji = read_emoji()
@@ -132,13 +133,21 @@ class Openmoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             )
 
 
+AnyOpenmoji = TypeVar("AnyOpenmoji", bound=Openmoji)
+
+
 def openmoji_builder(data_dir: str | Path, size_px: int = 72) -> Openmoji:
     """The builder that stores the pairs, rendered at `size_px`, under `data_dir`."""
+    return builder_of_size(Openmoji, data_dir, size_px)
+
+
+def builder_of_size(kind: type[AnyOpenmoji], data_dir: str | Path, size_px: int) -> AnyOpenmoji:
+    """A builder of the pictures, rendered at `size_px`."""
     if not 8 <= size_px <= 2048:
         raise ValueError(f"size_px {size_px} is not between 8 and 2048 pixels")
     known = [config for config in Openmoji.BUILDER_CONFIGS if config.size_px == size_px]
     config = known[0] if known else OpenMojiConfig.of_size(size_px)
-    return Openmoji(data_dir=str(data_dir), config=config, file_format="array_record")
+    return kind(data_dir=str(data_dir), config=config, file_format="array_record")
 
 
 def read_emoji() -> list[Emoji]:

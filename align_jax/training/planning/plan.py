@@ -16,11 +16,11 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from align_jax.parallel.mesh import batch_sharding, check_batch_size
 from align_jax.training.experiment import Experiment
-from align_jax.training.flops import forward_flops_per_pair, recomputed_flops_per_pair, training_flops_per_pair
+from align_jax.training.flops import forward_flops_per_example, recomputed_flops_per_example, training_flops_per_example
 from align_jax.training.planning.collectives import Traffic, collectives, of_arrays, traffic_by_kind
 from align_jax.training.state import TrainState, abstract_state, state_initializer
 from align_jax.training.step import compile_step, train_step
-from align_jax.types import PairBatch
+from align_jax.training.tasks import Contrastive
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = r"([\d.]+)([KMGT]?)"
@@ -52,6 +52,7 @@ class Plan:
     """What the compiler says of one step. Bytes and FLOPs are of one device and one step, unless they say otherwise."""
 
     experiment: str
+    examples: str  # what a batch is made of: pairs or images
     device_kind: str
     devices: int
     batch_size: int
@@ -60,9 +61,9 @@ class Plan:
     available_bytes: int | None  # to a program on one device; None where that is not known
     needed_bytes: int  # the peak; of temporaries alone where the compiler gave up
     memory: Memory | None  # None where the compiler gave up
-    forward_flops_per_pair: float
-    training_flops_per_pair: float
-    recomputed_flops_per_pair: float
+    forward_flops_per_example: float
+    training_flops_per_example: float
+    recomputed_flops_per_example: float
     compiled_flops: float | None  # with everything elementwise; a loop's body counts once
     memory_traffic_bytes: float | None
     collectives: dict[str, Traffic]
@@ -93,10 +94,10 @@ def plan_step(experiment: Experiment, devices: Sequence[jax.Device], available_b
     needed = needed if memory is None else memory.peak
     costs = {} if compiled is None else compiled.cost_analysis() or {}
     communication = [] if compiled is None else collectives(compiled.as_text() or "")
-    embeddings_bytes = 4 * experiment.batch_size * experiment.task.model.projection_dim  # float32
-    flops = {"text_length": experiment.data.text_length, "batch_size": experiment.batch_size}
+    embeddings_bytes = _embeddings_bytes(experiment)
     return Plan(
         experiment=experiment.name,
+        examples=experiment.task.examples,
         device_kind=devices[0].device_kind,
         devices=len(devices),
         batch_size=experiment.batch_size,
@@ -105,15 +106,22 @@ def plan_step(experiment: Experiment, devices: Sequence[jax.Device], available_b
         available_bytes=available_bytes,
         needed_bytes=needed,
         memory=memory,
-        forward_flops_per_pair=forward_flops_per_pair(experiment.task.model, **flops),
-        training_flops_per_pair=training_flops_per_pair(experiment),
-        recomputed_flops_per_pair=recomputed_flops_per_pair(experiment),
+        forward_flops_per_example=forward_flops_per_example(experiment),
+        training_flops_per_example=training_flops_per_example(experiment),
+        recomputed_flops_per_example=recomputed_flops_per_example(experiment),
         compiled_flops=costs.get("flops"),
         memory_traffic_bytes=costs.get("bytes accessed"),
         collectives=traffic_by_kind(communication),
         embedding_collectives=traffic_by_kind(of_arrays(communication, embeddings_bytes)),
         compile_seconds=seconds,
     )
+
+
+def _embeddings_bytes(experiment: Experiment) -> int:
+    """Size of the embeddings of a batch, which the contrastive loss gathers; 0 where there is nothing to gather."""
+    if not isinstance(experiment.task, Contrastive):
+        return 0
+    return 4 * experiment.batch_size * experiment.task.model.projection_dim  # float32
 
 
 def available_memory(devices: Sequence[jax.Device]) -> int | None:
@@ -126,19 +134,15 @@ def available_memory(devices: Sequence[jax.Device]) -> int | None:
     return (device.memory_stats() or {}).get("bytes_limit")
 
 
-def _step_and_arguments(experiment: Experiment, mesh: Mesh) -> tuple[Any, tuple[TrainState, PairBatch]]:
+def _step_and_arguments(experiment: Experiment, mesh: Mesh) -> tuple[Any, tuple[TrainState, Any]]:
     check_batch_size(experiment.batch_size, mesh)
     optimizer = experiment.optimizer.build(experiment.total_steps)
     init = state_initializer(
         experiment.task.init, optimizer, seed=experiment.seed, averaged=experiment.ema_decay is not None
     )
     state, rows = abstract_state(init, mesh), batch_sharding(mesh)
-    side, length = experiment.task.model.vision_config.image_size, experiment.data.text_length
-
-    def share(shape: tuple[int, ...], dtype: type) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((experiment.batch_size, *shape), dtype, sharding=rows)
-
-    batch = PairBatch(share((side, side, 3), jnp.uint8), share((length,), jnp.int32), share((length,), jnp.int32))
+    shapes = experiment.task.abstract_batch(experiment.data, experiment.batch_size)  # pyrefly: ignore[bad-argument-type]
+    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows), shapes)
     return compile_step(train_step(experiment, optimizer, mesh), state, rows), (state, batch)
 
 

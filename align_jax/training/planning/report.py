@@ -90,7 +90,7 @@ def _table(plan: Plan, where: str, cores: int | None) -> Table:
 def _rows(plan: Plan, cores: int | None) -> list[tuple[str, str]]:
     rows = [
         ("devices", f"{plan.devices} x {plan.device_kind}"),
-        ("pairs a step", f"{plan.batch_size:,}, {plan.batch_size / plan.devices:,.0f} a device"),
+        (f"{plan.examples} a step", f"{plan.batch_size:,}, {plan.batch_size / plan.devices:,.0f} a device"),
         ("rematerialised", ", ".join(plan.rematerialize) or "nothing"),
         ("memory a device", _verdict(plan)),
     ]
@@ -98,9 +98,9 @@ def _rows(plan: Plan, cores: int | None) -> list[tuple[str, str]]:
         shares = dataclasses.asdict(plan.memory)
         rows += [(f"  {share}", f"{amount / _GIB:9.3f} GiB") for share, amount in shares.items()]
     rows += [
-        ("FLOPs a pair", f"{plan.training_flops_per_pair / 1e9:,.1f} G to train"),
-        ("  forward", f"{plan.forward_flops_per_pair / 1e9:,.1f} G"),
-        ("  computed twice", f"{plan.recomputed_flops_per_pair / 1e9:,.1f} G"),
+        (f"FLOPs of one of the {plan.examples}", f"{plan.training_flops_per_example / 1e9:,.1f} G to train"),
+        ("  forward", f"{plan.forward_flops_per_example / 1e9:,.1f} G"),
+        ("  computed twice", f"{plan.recomputed_flops_per_example / 1e9:,.1f} G"),
     ]
     if plan.compiled_flops is not None:
         rows.append(("FLOPs a device", f"{plan.compiled_flops / 1e12:,.2f} T a step, as the compiler counts"))
@@ -124,7 +124,7 @@ def _least_times(plan: Plan, cores: int | None) -> list[tuple[str, str]]:
     if chip is None:
         return []
     cores = cores or chip.devices
-    flops = (plan.training_flops_per_pair + plan.recomputed_flops_per_pair) * plan.batch_size / plan.devices
+    flops = (plan.training_flops_per_example + plan.recomputed_flops_per_example) * plan.batch_size / plan.devices
     lines = [("least time", f"{flops * cores / chip.flops_per_second * 1e3:,.0f} ms for the FLOPs at the chip's peak")]
     if plan.memory_traffic_bytes is not None:
         traffic = plan.memory_traffic_bytes * cores / chip.memory_bytes_per_second

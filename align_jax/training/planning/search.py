@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from align_jax.training.experiment import Experiment
-from align_jax.training.flops import part_costs
+from align_jax.training.flops import costs_of_parts
 from align_jax.training.planning.plan import Plan
 
 Try = Callable[[Experiment], Plan]
@@ -50,7 +50,7 @@ def rematerialization_ladder(experiment: Experiment) -> list[tuple[str, ...]]:
 
     The parts join in the order of the activations that they save for each FLOP they compute twice.
     """
-    costs = part_costs(experiment.task.model, experiment.data.text_length)
+    costs = costs_of_parts(experiment)
     joining = sorted(costs, key=lambda part: costs[part].forward_flops / costs[part].inner_activations)
     rungs = itertools.accumulate(joining, lambda rung, part: (*rung, part), initial=())
     return [tuple(part for part in costs if part in rung) for rung in rungs]
@@ -58,7 +58,7 @@ def rematerialization_ladder(experiment: Experiment) -> list[tuple[str, ...]]:
 
 def batch_unit(experiment: Experiment, shards: int) -> int:
     """The smallest batch whose micro-batches on every device are whole groups of batch norm."""
-    return shards * experiment.task.accumulation * (experiment.task.batch_norm_group_size or 1)
+    return shards * experiment.task.accumulation * (experiment.task.examples_together or 1)
 
 
 def largest_batch(start: int, unit: int, fits: Callable[[int], bool]) -> int | None:

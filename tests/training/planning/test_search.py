@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from align_jax.training.flops import part_costs, recomputed_flops_per_pair
+from align_jax.training.flops import part_costs, recomputed_flops_per_example
 from align_jax.training.planning.plan import Plan
 from align_jax.training.planning.search import batch_unit, largest_batch, rematerialization_ladder, search
 
@@ -23,6 +23,7 @@ class Compiler:
         needed = experiment.batch_size * (10 - len(task.rematerialize))
         return Plan(
             experiment=experiment.name,
+            examples="pairs",
             device_kind="formula",
             devices=8,
             batch_size=experiment.batch_size,
@@ -31,9 +32,9 @@ class Compiler:
             available_bytes=int(self.limit),
             needed_bytes=needed,
             memory=None,
-            forward_flops_per_pair=1.0,
-            training_flops_per_pair=3.0,
-            recomputed_flops_per_pair=0.0,
+            forward_flops_per_example=1.0,
+            training_flops_per_example=3.0,
+            recomputed_flops_per_example=0.0,
             compiled_flops=None,
             memory_traffic_bytes=None,
             collectives={},
@@ -49,7 +50,7 @@ def test_ladder_goes_from_nothing_to_everything_in_ever_more_flops(experiment):
     assert ladder[-1] == tuple(parts)
     assert all(set(lower) < set(upper) for lower, upper in itertools.pairwise(ladder))
     flops = [
-        recomputed_flops_per_pair(
+        recomputed_flops_per_example(
             dataclasses.replace(experiment, task=dataclasses.replace(experiment.task, rematerialize=rung))
         )
         for rung in ladder

@@ -1,38 +1,23 @@
-"""The evaluations that run beside a training, on the parameters of the moment."""
+"""Retrieval beside a training: pictures by captions and captions by pictures."""
 
 import dataclasses
 from collections.abc import Callable
 from contextlib import closing
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int
 
 from align_jax.data.loader import EvaluationLoader
-from align_jax.data.pairs import PairData
+from align_jax.data.pairs import PairBatching, PairData
 from align_jax.data.quarantine import Quarantine
 from align_jax.data.records import PairDataset, PairRecord, PairSequence, RecordError
-from align_jax.data.text import Tokenizer
 from align_jax.evaluation.retrieval import RetrievalSet, recall
 from align_jax.inference.encoder import Encoder
 from align_jax.models.align import Align
 from align_jax.parallel.mesh import batch_sharding, process_rows
-
-
-@dataclasses.dataclass(frozen=True)
-class Every:
-    """Something that happens now and then: at each multiple of `steps`."""
-
-    steps: int
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps {self.steps} is not positive; use 1 or more")
-
-    def due(self, step: int) -> bool:
-        """Whether it happens after `step` finished steps."""
-        return step % self.steps == 0
+from align_jax.training.evaluations.every import Every
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +32,8 @@ class RetrievalEvaluation:
         every: how often.
         batch_size: rows encoded at once.
     """
+
+    examples: ClassVar[str] = "pairs"
 
     name: str
     queries: PairDataset
@@ -74,6 +61,11 @@ class RetrievalOutcome:
     texts: list[str]
     query_ids: Int[np.ndarray, "Q"]
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What is recorded."""
+        return self.recall
+
 
 class Retrieval:
     """One `RetrievalEvaluation` with its data opened and its encoder compiled once."""
@@ -83,12 +75,13 @@ class Retrieval:
         settings: RetrievalEvaluation,
         module: Align,
         mesh: Mesh,
-        tokenizer: Tokenizer,
+        batching: PairBatching,
         data: PairData,
         quarantine: Quarantine,
     ):
         self.settings = settings
-        self._encoder = Encoder(module, mesh, tokenizer, text_length=data.text_length, batch_size=settings.batch_size)
+        tokenizer, length = batching.tokenizer, batching.text_length
+        self._encoder = Encoder(module, mesh, tokenizer, text_length=length, batch_size=settings.batch_size)
         sources = [settings.queries.open()] + ([settings.distractors.open()] if settings.distractors else [])
         self._records = [_read(source, index, quarantine) for source in sources for index in range(len(source))]
         self._query_ids = np.arange(len(sources[0]))

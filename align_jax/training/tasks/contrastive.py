@@ -1,24 +1,26 @@
-"""What is trained: a task makes the model, its first variables, and the loss of a batch.
-
-The loop and the step know tasks only through these methods, so one loop serves every task.
-"""
+"""ALIGN's task: images and texts that belong together, told from all others of the batch."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from align_jax.configuration import AlignConfig, ConfigurationError
+from align_jax.data.pairs import PairBatching, PairData
+from align_jax.data.preprocessing import Preprocessing
+from align_jax.data.text import Tokenizer
+from align_jax.data.training_data import TrainingData
 from align_jax.losses import ContrastiveLoss, LossForm, contrastive_loss, sigmoid_loss
 from align_jax.models.align import Align, rematerializable_parts
 from align_jax.models.rematerialization import check_parts
 from align_jax.ops.batch_norm import group_count
 from align_jax.parallel.mesh import BATCH_AXES
 from align_jax.training.micro_batches import check_micro_batches, in_micro_batches
+from align_jax.training.tasks.images import abstract_images, check_image_size
 from align_jax.types import PairBatch
 
 FIRST_LOGIT_BIAS = -10.0
@@ -48,6 +50,8 @@ class Contrastive:
         ConfigurationError: if `accumulation` or `chunk_size` cannot be what they are.
     """
 
+    examples: ClassVar[str] = "pairs"
+
     model: AlignConfig
     objective: Literal["softmax", "sigmoid"] = "softmax"
     label_smoothing: float = 0.1
@@ -70,6 +74,11 @@ class Contrastive:
             raise ConfigurationError(f"chunk_size {self.chunk_size} is not positive; use 1 or more")
         check_micro_batches(0, self.accumulation, self.batch_norm_group_size)
 
+    @property
+    def examples_together(self) -> int | None:
+        """Consecutive examples that share batch-norm statistics in training; `None` for all of them."""
+        return self.batch_norm_group_size
+
     def check_batch_size(self, batch_size: int, shards: int = 1) -> None:
         """Refuses a global batch that does not divide into micro-batches and batch-norm groups.
 
@@ -83,6 +92,44 @@ class Contrastive:
         group_count(batch_size, self.batch_norm_group_size)
         check_micro_batches(batch_size, self.accumulation, self.batch_norm_group_size, shards)
 
+    def check_data(self, data: TrainingData) -> None:
+        """Refuses data that is not what the model takes.
+
+        Raises:
+            ConfigurationError: with what does not fit.
+        """
+        check_image_size(data, self.model.vision_config.image_size)
+        if not isinstance(data, PairData):
+            raise ConfigurationError(f"contrastive training takes pairs (PairData), not {type(data).__name__}")
+        positions = self.model.text_config.max_position_embeddings
+        if data.text_length > positions:
+            raise ConfigurationError(
+                f"text_length {data.text_length} is more than the text tower's {positions} positions"
+            )
+
+    def batching(self, data: PairData) -> PairBatching:
+        """Opens the tokenizer.
+
+        Raises:
+            ConfigurationError: if it has more tokens than the text tower.
+        """
+        tokenizer, vocab_size = Tokenizer(data.tokenizer), self.model.text_config.vocab_size
+        if tokenizer.vocab_size > vocab_size:
+            raise ConfigurationError(
+                f"the tokenizer in {data.tokenizer} has {tokenizer.vocab_size} tokens but the text tower has "
+                f"vocab_size {vocab_size}; train a smaller vocabulary or raise vocab_size"
+            )
+        return PairBatching(tokenizer, data.text_length)
+
+    def abstract_batch(self, data: PairData, batch_size: int) -> PairBatch:
+        """Shapes and types of a global batch."""
+        tokens = jax.ShapeDtypeStruct((batch_size, data.text_length), jnp.int32)
+        return PairBatch(abstract_images(self.model.vision_config, batch_size), tokens, tokens)
+
+    def preprocessing(self, data: TrainingData) -> Preprocessing:
+        """How the trained model wants its images: training resizes without antialiasing."""
+        return Preprocessing("tf", data.transform.resize_px, data.transform.crop_px)
+
     def module(self) -> Align:
         """The Linen module."""
         return Align(
@@ -94,8 +141,7 @@ class Contrastive:
 
     def init(self, key: jax.Array) -> Mapping[str, Any]:
         """Parameters and batch statistics before training."""
-        size = self.model.vision_config.image_size
-        images = jnp.zeros((1, size, size, self.model.vision_config.num_channels), jnp.uint8)
+        images = jnp.zeros(abstract_images(self.model.vision_config, 1).shape, jnp.uint8)
         variables = self.module().init(key, images, jnp.zeros((1, 2), jnp.int32))
         if self.objective == "softmax":
             return variables

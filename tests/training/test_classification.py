@@ -1,0 +1,258 @@
+"""Classifiers train through the same loop and step as ALIGN, continue exactly, and are model folders."""
+
+import dataclasses
+import io
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from align_jax.configuration import ConfigurationError, EfficientNetConfig, ViTConfig
+from align_jax.data.images import ImageTransform
+from align_jax.data.labelled import LabelledDataset
+from align_jax.data.labels import LabelData
+from align_jax.inference.classifier import Classifier
+from align_jax.parallel.mesh import MeshShape, batch_sharding, place_batch
+from align_jax.training import doctor
+from align_jax.training.evaluations import ClassificationEvaluation, Every, RetrievalEvaluation
+from align_jax.training.experiment import Experiment
+from align_jax.training.loop import train
+from align_jax.training.metrics_log import read_metrics
+from align_jax.training.optimizers import AdamW, Momentum
+from align_jax.training.start import Start
+from align_jax.training.tasks import Classification
+from align_jax.types import LabelBatch
+from tests.training.conftest import COLOURS
+from tests.training.test_loop import assert_trees_identical, losses, starts  # noqa: F401  (a fixture)
+
+CLASSES = tuple(COLOURS)
+
+
+class Grounds(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Pictures of one colour with some noise; the colour is the class."""
+
+    name = "grounds"
+    code_path = None
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "labels": tfds.features.Sequence(tfds.features.ClassLabel(names=list(CLASSES))),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(0, 64), "held_out": self._generate_examples(64, 21)}
+
+    def _generate_examples(self, first, count):
+        for number in range(first, first + count):
+            name = CLASSES[number % len(CLASSES)]
+            noise = np.random.default_rng(number).integers(-20, 20, (20, 18, 3))
+            file = io.BytesIO()
+            Image.fromarray(np.clip(np.array(COLOURS[name]) + noise, 0, 255).astype(np.uint8)).save(file, "PNG")
+            yield number, {"image": file.getvalue(), "labels": [name]}
+
+
+@pytest.fixture(scope="module")
+def classification(tmp_path_factory) -> Experiment:
+    """Twelve steps of a small Vision Transformer, with everything random switched on."""
+    data_dir = str(tmp_path_factory.mktemp("grounds"))
+    Grounds(data_dir=data_dir, file_format="array_record").download_and_prepare()
+    model = ViTConfig.tiny(image_size=16, hidden_dropout_prob=0.1, num_hidden_layers=1, id2label=CLASSES)
+    return Experiment(
+        name="grounds",
+        task=Classification(model=model, label_smoothing=0.1, first_class_bias=-1.0),
+        data=LabelData(
+            train=LabelledDataset("grounds", "train", data_dir),
+            transform=ImageTransform(resize_px=16, crop_px=16, flip=True, smallest_area=0.2),
+            max_labels=2,
+        ),
+        optimizer=AdamW(peak_learning_rate=1e-2, warmup_steps=2, weight_decay=0.1, decayed="everything", clip_norm=1.0),
+        total_steps=12,
+        batch_size=32,
+        ema_decay=0.5,
+        evaluations=(
+            ClassificationEvaluation(
+                name="held_out",
+                data=LabelledDataset("grounds", "held_out", data_dir),
+                every=Every(6),
+                batch_size=16,
+            ),
+        ),
+        log=Every(1),
+        checkpoint=Every(6),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(classification, tmp_path_factory):
+    """Last state and workdir of a run without a break."""
+    workdir = tmp_path_factory.mktemp("finished_classification")
+    return train(classification, workdir), workdir
+
+
+def test_a_classifier_learns_is_evaluated_and_is_a_model_folder(classification, finished):
+    state, workdir = finished
+    lines = read_metrics(workdir / "metrics.jsonl")
+    found = list(losses(workdir).values())
+    assert np.mean(found[-3:]) < np.mean(found[:3]) - 0.3
+    assert [line["step"] for line in lines if "held_out/top1" in line] == [6, 12]
+    last = lines[-1]
+    assert last["held_out/top1"] > 0.5
+    assert last["held_out/top1"] <= last["held_out/top5"] <= 1
+    assert {"images_per_second", "accuracy"} <= lines[-2].keys() | lines[-3].keys()
+    assert not [key for line in lines for key in line if key.startswith("pairs")]
+    assert Experiment.from_json(workdir / "experiment.json") == classification
+    page = (workdir / "report.html").read_text()
+    assert "Pictures that were held out" in page
+    # What the folder's classifier says is what the evaluation of the averaged parameters counted.
+    source = classification.evaluations[0].data.open()
+    classifier = Classifier.from_pretrained(workdir, batch_size=8)
+    logits = classifier.logits([record.image for record in source])
+    right = [record.labels[0] == row.argmax() for record, row in zip(source, logits, strict=True)]
+    assert np.mean(right) == pytest.approx(last["held_out/top1"], abs=1e-6)
+    assert classifier.config == classification.task.model
+    assert not np.array_equal(state.ema_params["classifier"]["kernel"], state.params["classifier"]["kernel"])
+
+
+def test_stopped_and_continued_classification_ends_bit_equal(classification, finished, starts, tmp_path):  # noqa: F811
+    expected, workdir = finished
+    assert int(train(classification, tmp_path / "stopped", stop_at=6).step) == 6
+    state = train(classification, tmp_path / "stopped")
+    assert starts == [0, 6]
+    assert_trees_identical(state, expected)
+    assert losses(tmp_path / "stopped") == losses(workdir)
+
+
+@pytest.mark.parametrize("model", [ViTConfig.tiny(id2label=CLASSES), EfficientNetConfig.tiny(id2label=CLASSES)])
+def test_first_class_bias_is_what_training_starts_from(model):
+    task = Classification(model=model, objective="sigmoid", first_class_bias=-10.0)
+    variables = jax.jit(task.init)(jax.random.key(0))
+    assert variables["params"]["classifier"]["bias"].tolist() == [-10.0] * len(CLASSES)
+    images = np.zeros((8, 32, 32, 3), np.uint8)
+    batch = LabelBatch(images, np.full((8, 2), -1, np.int32))
+    loss, _ = jax.jit(task.loss, static_argnums=3)(variables, batch, jax.random.key(0), MeshShape().build())
+    if isinstance(model, ViTConfig):  # whose kernel starts from zero: next to nothing is wrong about no class at all
+        assert float(loss) == pytest.approx(len(CLASSES) * np.log1p(np.exp(-10)), rel=1e-3)
+
+
+def test_micro_batches_give_the_gradient_of_the_full_batch():
+    model = ViTConfig.tiny(image_size=16, num_hidden_layers=1, id2label=CLASSES)
+    whole = Classification(model=model, objective="sigmoid")
+    variables = jax.jit(whole.init)(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), 2)
+    kernel = jax.random.normal(keys[0], (32, len(CLASSES)))  # that of the start is zero, and so the tower's gradient
+    params = {**variables["params"], "classifier": {**variables["params"]["classifier"], "kernel": kernel}}
+    rng = np.random.default_rng(0)
+    labels = np.stack([rng.permutation(len(CLASSES))[:2] for _ in range(64)]).astype(np.int32)
+    labels[::3, 1] = -1
+    batch = LabelBatch(rng.integers(0, 256, (64, 16, 16, 3), dtype=np.uint8), labels)
+
+    def gradients(task, devices):
+        mesh = MeshShape().build(jax.devices()[:devices])
+
+        def loss(params, batch):
+            return task.loss({"params": params, "batch_stats": {}}, batch, jax.random.key(1), mesh)
+
+        placed = place_batch(batch, batch_sharding(mesh))
+        return jax.device_get(jax.jit(jax.value_and_grad(loss, has_aux=True))(params, placed))
+
+    parts = dataclasses.replace(whole, accumulation=4, rematerialize=("image/layers",))
+    (found, (_, shown)), found_gradients = gradients(parts, devices=8)
+    (wanted, (_, wanted_shown)), wanted_gradients = gradients(whole, devices=1)
+    assert found == pytest.approx(float(wanted), rel=1e-6)
+    assert shown["accuracy"] == wanted_shown["accuracy"]
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(wanted_gradients))
+    for a, b in zip(jax.tree.leaves(found_gradients), jax.tree.leaves(wanted_gradients), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * largest)
+
+
+def test_linear_evaluation_starts_from_a_tower_and_leaves_it_as_it_is(classification, finished, tmp_path, capsys):
+    """At another size, for which the position embeddings are interpolated."""
+    state, workdir = finished
+    model = dataclasses.replace(classification.task.model, image_size=24, id2label=("light", "dark"))
+    data = dataclasses.replace(classification.data, transform=ImageTransform(resize_px=24, crop_px=24))
+    start = Start(source=str(workdir), fresh=("^classifier/",))
+    linear = dataclasses.replace(
+        classification,
+        task=Classification(model=model, objective="sigmoid"),
+        data=dataclasses.replace(data, max_bad_records=64),
+        optimizer=Momentum(peak_learning_rate=0.1, frozen=("^image/",)),
+        evaluations=(),
+        start=start,
+        total_steps=2,
+    )
+    tuned = train(linear, tmp_path)
+    assert f"arrays from {workdir}; not taken: classifier/bias, classifier/kernel" in capsys.readouterr().out
+    assert tuned.params["image"]["embeddings"]["position"].shape == (1 + 3 * 3, 32)
+    for name in ("layers_0", "norm"):
+        assert_trees_identical(tuned.params["image"][name], state.ema_params["image"][name])
+    assert np.abs(tuned.params["classifier"]["kernel"]).max() > 0
+    with pytest.raises(ConfigurationError, match=r"classifier/bias is \[8\] there and \[2\] in the model"):
+        train(dataclasses.replace(linear, start=Start(source=str(workdir))), tmp_path / "other")
+
+
+def test_frozen_parameters_have_no_part_in_the_norm_that_is_clipped():
+    params = {"image": {"kernel": jnp.ones((2, 2))}, "classifier": {"kernel": jnp.ones((2, 2))}}
+    held = Momentum(frozen=("^image/",))
+
+    def loss(params):
+        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(held.without_frozen_gradients(params)))
+
+    gradients = jax.grad(loss)(params)
+    assert float(jnp.sum(gradients["image"]["kernel"])) == 0
+    assert float(jnp.sum(gradients["classifier"]["kernel"])) == 4
+
+
+def test_momentum_is_that_of_its_definition():
+    optimizer = Momentum(peak_learning_rate=0.5, momentum=0.9, decay="constant", weight_decay=0.1, frozen=()).build(10)
+    params, trace = {"kernel": jnp.array([[1.0, -2.0]])}, np.zeros((1, 2))
+    expected, state = np.array([[1.0, -2.0]]), optimizer.init(params)
+    for step in range(3):
+        gradient = np.array([[0.3, 0.1]]) * (step + 1)
+        updates, state = optimizer.update({"kernel": jnp.asarray(gradient, jnp.float32)}, state, params)
+        params = {"kernel": params["kernel"] + updates["kernel"]}
+        trace = gradient + 0.9 * trace
+        expected = expected - 0.5 * (trace + 0.1 * expected)
+    np.testing.assert_allclose(params["kernel"], expected, rtol=1e-5)
+
+
+def test_what_does_not_fit_together_is_refused(classification, experiment):
+    images = dataclasses.replace(experiment.data, transform=classification.data.transform)
+    pairs = dataclasses.replace(classification.data, transform=experiment.data.transform)
+    discs = RetrievalEvaluation(name="discs", queries=experiment.data.train)
+    model = ViTConfig.tiny(id2label=CLASSES)
+    with pytest.raises(ConfigurationError, match="takes labelled images"):
+        dataclasses.replace(classification, data=images)
+    with pytest.raises(ConfigurationError, match="takes pairs"):
+        dataclasses.replace(experiment, data=pairs)
+    with pytest.raises(ConfigurationError, match="evaluation 'discs' is of pairs, and the task learns from images"):
+        dataclasses.replace(classification, evaluations=(discs,))
+    with pytest.raises(ConfigurationError, match="no classes to learn"):
+        Classification(model=ViTConfig.tiny())
+    with pytest.raises(ConfigurationError, match="is of the softmax"):
+        Classification(model=model, objective="sigmoid", label_smoothing=0.1)
+    with pytest.raises(ConfigurationError, match="36 on 8 devices in 2 micro-batches does not divide; use 32"):
+        Classification(model=model, accumulation=2).check_batch_size(36, 8)
+
+
+def test_doctor_looks_at_labelled_images(classification):
+    found = [finding.text for check in (doctor.mesh, doctor.data) for finding in check(classification)]
+    assert "data 8 x fsdp 1 x tensor 1; 4 of 32 images on a device" in found[0]
+    assert "64 images in grounds, train; the run sees each 6.0 times" in found[1]
+    assert not [text for text in found if "batch norm" in text or "cannot be used" in text]
+
+
+def test_experiment_files_from_before_there_was_a_choice_are_read(experiment, tmp_path):
+    experiment.to_json(tmp_path / "experiment.json")
+    values = json.loads((tmp_path / "experiment.json").read_text())
+    for part in ("task", "data"):
+        del values[part]["kind"]
+    del values["start"], values["data"]["transform"]["smallest_area"]
+    (tmp_path / "experiment.json").write_text(json.dumps(values))
+    assert Experiment.from_json(tmp_path / "experiment.json") == experiment
