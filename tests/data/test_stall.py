@@ -1,6 +1,7 @@
 import contextlib
 import logging
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -37,7 +38,7 @@ def test_file_that_hangs_is_named(hung, caplog):
     ):
         next(batches)
     assert str(stalled.value).startswith("no batch for 2 s: this process reads record ")
-    assert f"of {hung} since 2 s" in str(stalled.value)
+    assert re.search(rf"of {re.escape(str(hung))} since \d+ s", str(stalled.value))  # 2 s, or more on a busy machine
     warning, *_ = [record.getMessage() for record in caplog.records if record.name == "align_jax.data.stall"]
     assert warning.startswith("no batch for 0.4 s: this process reads record ")
 
