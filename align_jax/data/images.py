@@ -130,13 +130,11 @@ def resize_bilinear_float(
     """
     top, bottom, down = _neighbours(image.shape[0], height)
     left, right, across = _neighbours(image.shape[1], width)
-
-    def row(rows: np.ndarray) -> np.ndarray:
-        first, second = (image[np.ix_(rows, columns)].astype(np.float32) for columns in (left, right))
-        return first + (second - first) * across[None, :, None]
-
-    above, below = row(top), row(bottom)
-    return above + (below - above) * down[:, None, None]
+    # Across first, once for every row that is used.
+    used, places = np.unique(np.concatenate([top, bottom]), return_inverse=True)
+    levels = image[used].astype(np.float32)
+    rows = _between(np.take(levels, left, axis=1), np.take(levels, right, axis=1), across[None, :, None])
+    return _between(rows[places[:height]], rows[places[height:]], down[:, None, None])
 
 
 def resize_pillow(
@@ -258,6 +256,14 @@ def _neighbours(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray, np
     first = np.maximum(below.astype(np.int64), 0)
     second = np.minimum(np.ceil(centres).astype(np.int64), size_in - 1)
     return first, second, centres - below
+
+
+def _between(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """`first + (second - first) * share`, in the memory of `second`."""
+    second -= first
+    second *= share
+    second += first
+    return second
 
 
 def _decode_with_opencv(encoded: bytes, flags: int) -> np.ndarray | None:
