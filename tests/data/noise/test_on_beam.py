@@ -10,7 +10,7 @@ from align_jax.data import noise
 from align_jax.data.collections import Refused
 from tests.data.noise import made
 
-beam = pytest.importorskip("apache_beam", reason="it is in the extras beam and test")
+beam = pytest.importorskip("apache_beam", reason="it needs an environment of its own: make test-beam")
 testing = pytest.importorskip("apache_beam.testing.util")
 on_beam = pytest.importorskip("align_jax.data.noise.on_beam")
 
