@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +54,8 @@ def replace_file(path: PathLike, content: bytes) -> None:
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """As `replace_file`, for what writes the file itself: yields the name to write under until the block ends."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Processes of two machines that write the same file on a disk of both may have the same number.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         _flush_to_disk(temporary)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from align_jax.cli import data_coyo, data_filter, embed
+from align_jax.cli import data_coyo, data_filter, data_img2dataset, embed
 from align_jax.data.coyo import COYO_700M, COYO_LABELED_300M, parse_rule
 from align_jax.data.coyo.download import download_command
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "data.md").read_text()
 COMMANDS = [shlex.split(line) for line in re.findall(r"^ {4,6}align-jax data (.+)$", GUIDE, re.MULTILINE)]
-PARSERS = {"coyo": data_coyo.parse, "filter": data_filter.parse}
+PARSERS = {"coyo": data_coyo.parse, "filter": data_filter.parse, "img2dataset": data_img2dataset.parse}
 EMBED = [shlex.split(line) for line in re.findall(r"^ +align-jax embed (.+)$", GUIDE, re.MULTILINE)]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from align_jax.cli.arguments import ArgumentParser
+from align_jax.cli.arguments import ArgumentParser, add_beam
 
 if TYPE_CHECKING:
     from align_jax.data.noise import Rule
@@ -44,8 +44,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--input", required=True, nargs="+", type=Path, metavar="PATH", help="a folder, or one or more files")
     add("--output", required=True, type=Path, metavar="DIR", help="the folder to make")
     add("--rules", default=",".join(RULES), metavar="A,B", help="which, in this order (default: all: %(default)s)")
-    add("--beam", action="append", metavar="OPTION", help="run on Apache Beam with this option, such as "
-        "--runner=DirectRunner (extra `beam`)")  # fmt: skip
+    add_beam(parser)
     numbers = parser.add_argument_group("the numbers of the rules")
     add = numbers.add_argument
     add("--short-side", type=int, default=200, metavar="PX", help="it is longer than this (default: %(default)s)")

@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 from align_jax.data.audit import Audit
 from align_jax.data.img2dataset.columns import Column
 from align_jax.data.img2dataset.part import Identity, Settings
-from align_jax.data.img2dataset.preparation import Prepared, prepare_records
+from align_jax.data.img2dataset.preparation import Prepared, Run, prepare_records, processes
 from align_jax.data.img2dataset.rows import find_columns, table_schema
 from align_jax.data.img2dataset.shards import Layout, Shard, Shards, find_shards
 from align_jax.data.records import DatasetError
@@ -135,25 +135,31 @@ class Img2Dataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if not self.is_prepared():
             self.prepare(workers=1)
 
-    def prepare(self, workers: int, progress: Callable[[str, float], AbstractContextManager] | None = None) -> Outcome:
+    def prepare(
+        self,
+        workers: int = 1,
+        progress: Callable[[str, float], AbstractContextManager] | None = None,
+        run: Run | None = None,
+    ) -> Outcome:
         """Writes the data set; continues what an earlier call has begun.
 
         Args:
-          workers: processes.
+          workers: processes of this machine.
           progress: `align_jax.progress.progress` with a console, or none.
+          run: does the work of the shards instead of these processes, such as `align_jax.data.img2dataset.on_beam`'s.
 
         Raises:
           DatasetError: if there is nothing to keep.
         """
         final = Path(self.data_dir)
-        work = self._work_folder
         settings = Settings(self.shards.layout, self._columns, self.CAPTIONED, self._source.identities)
-        arguments = {"name": f"{self.name}-train", "workers": workers}
-        if progress is None:
-            prepared = prepare_records(self.shards, settings, work, **arguments)
-        else:
-            with progress(f"shards of {self.name}", len(self.shards.shards)) as advance:
-                prepared = prepare_records(self.shards, settings, work, advance=advance, **arguments)
+        with ExitStack() as resources:
+            arguments: dict[str, Any] = {"name": f"{self.name}-train"}
+            arguments["run"] = run or resources.enter_context(processes(workers))
+            if progress is not None:
+                shown = progress(f"shards of {self.name}", len(self.shards.shards))
+                arguments["advance"] = resources.enter_context(shown)
+            prepared = prepare_records(self.shards, settings, self.work_folder, **arguments)
         outcome = Outcome(prepared.audit, tuple(self.shards.missing))
         if not prepared.files:
             raise DatasetError(f"no row of {self._source.folder} can be kept: {' '.join(str(outcome).split())}")
@@ -164,12 +170,13 @@ class Img2Dataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return outcome
 
     @property
-    def _work_folder(self) -> Path:
+    def work_folder(self) -> Path:
+        """Where everything is written that is not finished."""
         return Path(self.data_dir).parent / _WORK_FOLDER
 
     def remove_work_folder(self) -> None:
         """Removes what only a preparation needs that has not finished."""
-        shutil.rmtree(self._work_folder, ignore_errors=True)
+        shutil.rmtree(self.work_folder, ignore_errors=True)
 
     def _finish(self, prepared: Prepared, outcome: Outcome) -> None:
         """Writes what belongs beside the records; `dataset_info.json`, which makes it a data set, last."""

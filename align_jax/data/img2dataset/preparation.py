@@ -1,4 +1,4 @@
-"""All shards of an input: parts by worker processes, then the shards of the data set, without duplicates.
+"""All shards of an input: parts by many workers, then the shards of the data set, without duplicates.
 
 Everything is written whole or not at all, so a preparation that was killed at any moment is continued by the same
 call. Records stand in the order of shards and keys: neither the number of workers, nor the order in which img2dataset
@@ -8,13 +8,14 @@ downloaded them, nor its layout matters.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import starmap
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
@@ -25,6 +26,11 @@ from align_jax.data.img2dataset.part import RECORD_OPTIONS, PartState, Settings,
 from align_jax.data.img2dataset.shards import Shard, Shards
 from align_jax.data.stall import set_worker
 from align_jax.files import replaced
+
+Run = Callable[[Callable[..., None], Sequence[tuple[Any, ...]]], Iterable[None]]
+"""Calls a function of this file with each of the arguments, in any order and anywhere, and yields after each call. A
+call may be made again, also at the same time.
+"""
 
 _COPIED_RECORDS = 64
 _IDENTITY_WORDS = {"key": "key", "url": "URL", "sha256": "image", "pair": "image and caption"}
@@ -47,13 +53,30 @@ class Prepared:
     left_out: tuple[tuple[str, str], ...]
 
 
+@contextmanager
+def processes(workers: int) -> Iterator[Run]:
+    """Runs calls in so many processes of this machine; 1 is this process."""
+    if workers == 1:
+        yield starmap
+        return
+    # Threads of this process (of ArrayRecord's, say) would not survive a fork.
+    spawning = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawning, initializer=set_worker, initargs=(1,)) as pool:
+
+        def run(function: Callable[..., None], calls: Sequence[tuple[Any, ...]]) -> Iterable[None]:
+            futures = [pool.submit(function, *call) for call in calls]
+            return (future.result() for future in as_completed(futures))
+
+        yield run
+
+
 def prepare_records(
     shards: Shards,
     settings: Settings,
     folder: Path,
     *,
     name: str,
-    workers: int,
+    run: Run,
     advance: Callable[[float], None] = lambda amount: None,
 ) -> Prepared:
     """Writes the records of all shards.
@@ -63,37 +86,28 @@ def prepare_records(
       settings: of the records.
       folder: for all that is written; what an earlier call has left there is used.
       name: of the files, before their numbers.
-      workers: processes; 1 works in this one.
+      run: does the work that belongs to one shard.
       advance: is told of each shard that is finished: two steps of half a shard.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as resources:
-        pool = resources.enter_context(_pool(workers)) if workers > 1 else None
-
-        def run(function: Callable, calls: Sequence[tuple]) -> Iterable:
-            if pool is None:
-                return starmap(function, calls)
-            futures = {pool.submit(function, *call): None for call in calls}
-            return (future.result() for future in as_completed(futures))
-
-        states = {shard.name: read_state(shard, settings, folder) for shard in shards.shards}
-        advance(0.5 * sum(state is not None for state in states.values()))
-        open_parts = [(shard, settings, folder) for shard in shards.shards if states[shard.name] is None]
-        for _ in run(_write_part, open_parts):
-            advance(0.5)
-        finished = [_finished(shard, settings, folder) for shard in shards.shards]
-        kept, duplicates = _without_duplicates([read_index(shard, folder) for shard in shards.shards], settings)
-        target = folder / f"finished-{_digest(shards, settings, kept)}"
-        target.mkdir(exist_ok=True)
-        full = [(shard, places) for shard, places in zip(shards.shards, kept, strict=True) if len(places)]
-        files = [target / f"{name}.array_record-{number:05}-of-{len(full):05}" for number in range(len(full))]
-        copies = [
-            (shard, settings, folder, places, file)
-            for (shard, places), file in zip(full, files, strict=True) if not file.exists()
-        ]  # fmt: skip
-        advance(0.5 * (len(shards.shards) - len(copies)))
-        for _ in run(_copy, copies):
-            advance(0.5)
+    states = {shard.name: read_state(shard, settings, folder) for shard in shards.shards}
+    advance(0.5 * sum(state is not None for state in states.values()))
+    open_parts = [(shard, settings, folder) for shard in shards.shards if states[shard.name] is None]
+    for _ in run(_write_part, open_parts):
+        advance(0.5)
+    finished = [_finished(shard, settings, folder) for shard in shards.shards]
+    kept, duplicates = _without_duplicates([read_index(shard, folder) for shard in shards.shards], settings)
+    target = folder / f"finished-{_digest(shards, settings, kept)}"
+    target.mkdir(exist_ok=True)
+    full = [(shard, places) for shard, places in zip(shards.shards, kept, strict=True) if len(places)]
+    files = [target / f"{name}.array_record-{number:05}-of-{len(full):05}" for number in range(len(full))]
+    copies = [
+        (shard, settings, folder, places, file)
+        for (shard, places), file in zip(full, files, strict=True) if not file.exists()
+    ]  # fmt: skip
+    advance(0.5 * (len(shards.shards) - len(copies)))
+    for _ in run(_copy, copies):
+        advance(0.5)
     for left in target.glob(".*.tmp"):  # by a worker that was killed
         left.unlink()
     audit = sum((state.audit for state in finished), Audit())
@@ -133,6 +147,8 @@ def _without_duplicates(
 
 def _copy(shard: Shard, settings: Settings, folder: Path, places: UInt64[np.ndarray, " K"], file: Path) -> None:
     """Copies records in the given order, and removes where they came from."""
+    if file.exists():  # this call was made before
+        return
     part = folder / f"{shard.name}.records"
     if not part.exists():  # an earlier call went further with other duplicates
         write_part(shard, settings, folder)
@@ -146,11 +162,12 @@ def _copy(shard: Shard, settings: Settings, folder: Path, places: UInt64[np.ndar
             writer.close()
     finally:
         reader.close()
-    part.unlink()
+    part.unlink(missing_ok=True)
 
 
 def _write_part(shard: Shard, settings: Settings, folder: Path) -> None:
-    write_part(shard, settings, folder)
+    if read_state(shard, settings, folder) is None:
+        write_part(shard, settings, folder)
 
 
 def _finished(shard: Shard, settings: Settings, folder: Path) -> PartState:
@@ -166,8 +183,3 @@ def _digest(shards: Shards, settings: Settings, kept: Sequence[UInt64[np.ndarray
     for places in kept:
         digest.update(places.tobytes())
     return digest.hexdigest()[:16]
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    # Threads of this process (of ArrayRecord's, say) would not survive a fork.
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=set_worker, initargs=(1,))

@@ -7,10 +7,10 @@ memory than its share. The results are those of `one_machine.py`.
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from align_jax.data.beam import beam, new_pipeline
 from align_jax.data.collections import FileRecord, Refused
 from align_jax.data.noise.audit import Audit, events
 from align_jax.data.noise.one_machine import require_different
@@ -19,12 +19,6 @@ from align_jax.data.noise.pairs import Pair, PairSource
 from align_jax.data.noise.rules import Facts, Rule, allowed_tokens, broken_rules
 from align_jax.data.noise.tokens import common_count, tokens
 from align_jax.files import new_folder
-
-try:
-    beam: Any = import_module("apache_beam")
-    PipelineOptions: Any = import_module("apache_beam.options.pipeline_options").PipelineOptions
-except ImportError as error:
-    raise ModuleNotFoundError("Apache Beam is needed for this; it comes with `pip install align_jax[beam]`") from error
 
 _SLICE_ENTRIES = 4096
 _COUNTS = "counts.json"
@@ -55,7 +49,7 @@ def filter_on_beam(
     records, size = collection.records, collection.size
     slices = [(start, min(start + _SLICE_ENTRIES, size)) for start in range(0, size, _SLICE_ENTRIES)]
     with new_folder(output) as folder:
-        with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
+        with new_pipeline(options) as pipeline:
             entries = (
                 pipeline
                 | "slices" >> beam.Create(slices)

@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 
+from align_jax.cli import data_img2dataset
 from align_jax.cli.data import main
 from align_jax.data.builders import img2dataset as builders
 from align_jax.data.builders.img2dataset import Img2Dataset, Input
 from align_jax.data.img2dataset import part, preparation
 from align_jax.data.img2dataset.preparation import first_of_each
+from align_jax.data.img2dataset.shards import LAYOUTS
 from align_jax.data.records import PairDataset
 from tests.data.img2dataset.made import Sample, jpeg, samples, write
 
@@ -118,6 +120,23 @@ def test_worker_processes_give_the_same_files(folder, tmp_path, capsys):
     assert files(tmp_path) == files(whole)
     assert main(read) == 0
     assert "already" in capsys.readouterr().out
+
+
+def test_calls_that_are_made_twice_change_nothing(folder, whole, tmp_path, monkeypatch):
+    """As Beam may do: when a worker is lost, its calls are made again, those too that were through."""
+    read = []
+    original = part.read_rows
+    monkeypatch.setattr(part, "read_rows", lambda shard, *rest: read.append(shard.name) or original(shard, *rest))
+    builder = Img2Dataset(Input(folder), tmp_path, "pictures")
+    builder.prepare(run=lambda function, calls: (function(*call) for call in calls for _ in range(2)))
+    assert files(tmp_path) == whole
+    assert read == [shard.name for shard in builder.shards.shards]
+
+
+def test_command_knows_what_can_be_chosen():
+    assert data_img2dataset.LAYOUTS == LAYOUTS
+    assert data_img2dataset.IDENTITIES == part.IDENTITIES
+    assert list(data_img2dataset.SOURCES) == list(builders.BUILDERS)
 
 
 def test_duplicates_are_counted_by_the_first_identity_that_finds_them():
