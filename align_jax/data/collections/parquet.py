@@ -11,6 +11,7 @@ from align_jax.data.collections.collection import Contents
 from align_jax.data.collections.item import CollectionError, Content, Item, Refused, image_item, text_item
 from align_jax.data.collections.metadata import require_columns
 from align_jax.data.collections.names import NameHashes, name_problem, shown
+from align_jax.data.collections.parquet_footer import ChunkSize, FooterError, read_footer, wanted_sizes
 from align_jax.data.collections.stamps import stamp_of
 
 IMAGE_COLUMNS = ("jpg", "image", "png", "webp", "jpeg")
@@ -81,6 +82,7 @@ class ParquetFile:
         wanted = [self.column, *([self.id_column] if self.id_column else []), *columns]
         require_columns(wanted, schema.names, str(path))
         self._require_types(schema)
+        self._sizes: list[list[ChunkSize]] | None = None
         self.column_types: Mapping[str, Any] = {name: schema.field(name).type for name in columns}
 
     def stamp(self) -> str:
@@ -100,7 +102,7 @@ class ParquetFile:
 
     def _read_group(self, file: Any, group: int, first: int, rows: int, skip: int) -> Iterator[Item | Refused]:
         """The entries of a row group of which so many rows are skipped; what cannot be read is refused row by row."""
-        position, problem = first, self._bomb(file.metadata.row_group(group))
+        position, problem = first, self._bomb(file, group)
         try:
             for row in self._rows(file, group) if problem is None else ():
                 if position >= first + skip:
@@ -156,7 +158,7 @@ class ParquetFile:
             for name in self._ids(file) if self.id_column else ():
                 ids.add(name)
             repeated = ids.repeated(lambda: self._ids(file))
-        return _Index(Contents(rows, _footer_digest(self.path)), repeated)
+        return _Index(Contents(rows, hashlib.sha256(read_footer(self.path)).hexdigest()), repeated)
 
     def _ids(self, file: Any) -> Iterator[str | None]:
         """The id of every row; none for those of row groups that cannot be read."""
@@ -171,14 +173,15 @@ class ParquetFile:
                 pass
             yield from [None] * (rows - found)
 
-    def _bomb(self, group: Any) -> str | None:
+    def _bomb(self, file: Any, group: int) -> str | None:
         """Why a row group must not be unpacked."""
-        leaves = {self._leaf, self.column, *self._columns, self.id_column}
-        columns = [group.column(index) for index in range(group.num_columns)]
-        wanted = [one for one in columns if one.path_in_schema in leaves]
-        packed, unpacked = (
-            sum(getattr(one, f"total_{kind}_size") for one in wanted) for kind in ("compressed", "uncompressed")
-        )
+        try:
+            if self._sizes is None:
+                self._sizes = wanted_sizes(self.path, file, {self.column, self.id_column, *self._columns})
+        except FooterError as error:
+            return str(error)
+        packed = sum(size.packed for size in self._sizes[group])
+        unpacked = sum(size.unpacked for size in self._sizes[group])
         if unpacked > MAX_UNPACKED_BYTES and unpacked > _MAX_RATIO * packed:
             return f"the row group unpacks from {packed} to {unpacked} bytes, as no images and texts do"
         return None
@@ -205,7 +208,7 @@ class ParquetFile:
     def _open(self) -> Any:
         try:
             return self._files.ParquetFile(self.path, pre_buffer=False, buffer_size=2**20)
-        except (self._arrow.ArrowException, OSError) as error:
+        except (self._arrow.ArrowException, OSError, UnicodeDecodeError) as error:
             if isinstance(error, FileNotFoundError | PermissionError):
                 raise
             raise DamagedParquetError(f"{self.path} is not a whole Parquet file: {error}") from error
@@ -214,13 +217,3 @@ class ParquetFile:
 def usual_column(names: Sequence[str], usual: Sequence[str]) -> str | None:
     """The first of the usual names that is there."""
     return next((name for name in usual if name in names), None)
-
-
-def _footer_digest(path: Path) -> str:
-    """Of the metadata at the end of the file, which say where every page of it lies, and how long it is."""
-    with path.open("rb") as file:
-        end = file.seek(0, 2)
-        file.seek(end - 8)
-        length = int.from_bytes(file.read(4), "little")
-        file.seek(max(0, end - 8 - length))
-        return hashlib.sha256(file.read(length)).hexdigest()

@@ -61,7 +61,7 @@ def opened(path: Path) -> Iterator[Any]:
     try:
         with files.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
             yield file
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise
         raise CoyoError(f"{path} cannot be read as Parquet: {error}; download it again") from error

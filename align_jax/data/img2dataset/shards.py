@@ -122,7 +122,7 @@ def _layout(folder: Path, found: dict[str, dict[str, Path]]) -> Layout:
         for path in found[".parquet"].values():
             try:
                 names = files.read_schema(path).names
-            except (arrow.ArrowException, OSError):  # this one is damaged, the next need not be
+            except (arrow.ArrowException, OSError, UnicodeDecodeError):  # this one is damaged, the next need not be
                 continue
             if set(IMAGE_COLUMNS) & set(names):
                 layouts.append("parquet")

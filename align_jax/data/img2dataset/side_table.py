@@ -8,6 +8,7 @@ from typing import Any
 from align_jax.data.arrow import parquet
 from align_jax.data.collections import CollectionError
 from align_jax.data.collections.parquet import MAX_UNPACKED_BYTES
+from align_jax.data.collections.parquet_footer import wanted_sizes
 from align_jax.data.img2dataset.columns import Column, columns_of_schema
 
 KEY, STATUS, ERROR, CAPTION, URL, SHA256 = "key", "status", "error_message", "caption", "url", "sha256"
@@ -40,7 +41,7 @@ def read_schema(path: Path) -> Any:
     arrow, files = parquet(f"reading {path}")
     try:
         return files.read_schema(path)
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise CollectionError(f"{path} is not a whole Parquet file: {error}") from error
 
 
@@ -69,7 +70,7 @@ def read_table(path: Path, names: Sequence[str]) -> SideTable:
     wanted = [*dict.fromkeys([*strings, *names])]
     try:
         with files.ParquetFile(path) as file:
-            _refuse_bomb(path, file.metadata, wanted)
+            _refuse_bomb(path, file, wanted)
             for batch in file.iter_batches(_BATCH_ROWS, columns=wanted):
                 for row in batch.to_pylist():
                     key = row[KEY]
@@ -82,14 +83,9 @@ def read_table(path: Path, names: Sequence[str]) -> SideTable:
     return SideTable(columns, rows, repeated)
 
 
-def _refuse_bomb(path: Path, metadata: Any, wanted: Sequence[str]) -> None:
-    if metadata.num_rows > _MAX_ROWS:
-        raise CollectionError(f"{path} has {metadata.num_rows} rows; the limit for one shard is {_MAX_ROWS}")
-    unpacked = sum(
-        metadata.row_group(group).column(index).total_uncompressed_size
-        for group in range(metadata.num_row_groups)
-        for index in range(metadata.num_columns)
-        if metadata.row_group(group).column(index).path_in_schema.split(".")[0] in wanted
-    )
+def _refuse_bomb(path: Path, file: Any, wanted: Sequence[str]) -> None:
+    if file.metadata.num_rows > _MAX_ROWS:
+        raise CollectionError(f"{path} has {file.metadata.num_rows} rows; the limit for one shard is {_MAX_ROWS}")
+    unpacked = sum(size.unpacked for sizes in wanted_sizes(path, file, wanted) for size in sizes)
     if unpacked > MAX_UNPACKED_BYTES:
         raise CollectionError(f"{path} unpacks to {unpacked} bytes; the limit for one shard is {MAX_UNPACKED_BYTES}")
