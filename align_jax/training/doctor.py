@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from align_jax.checkpoints import Checkpoints
+from align_jax.conversion.model_folder import open_model
 from align_jax.cores import usable_cores
 from align_jax.data.images import ImageDecodeError, decode_image
 from align_jax.data.pairs import PairBatching
@@ -45,6 +46,7 @@ def examine(experiment: Experiment, workdir: Path, checkpoint_folder: str | Path
         "precision": lambda: precision(experiment),
         "mesh": lambda: mesh(experiment),
         "data": lambda: data(experiment),
+        "held out": lambda: held_out(experiment),
         "folder": lambda: folder(experiment, workdir, checkpoint_folder or workdir / "checkpoints"),
     }
     for subject, check in checks.items():
@@ -137,6 +139,14 @@ def data(experiment: Experiment) -> Iterator[Finding]:
         yield Finding("data", "note", f"{len(bad)} of {count} sampled records cannot be used, such as {bad[0]}")
 
 
+def held_out(experiment: Experiment) -> Iterator[Finding]:
+    """Whether the data sets of the evaluations open."""
+    for evaluation in experiment.evaluations:
+        for dataset in evaluation.datasets:
+            size = f"{len(dataset.open()):,} {evaluation.examples}"
+            yield Finding("held out", "ok", f"{size} in {dataset.description}, for {evaluation.name}")
+
+
 def folder(experiment: Experiment, workdir: Path, checkpoint_folder: str | Path) -> Iterator[Finding]:
     """Whether the run's folder can be written, holds the checkpoints, and continues the same run."""
     existing = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if path.exists())
@@ -154,6 +164,9 @@ def folder(experiment: Experiment, workdir: Path, checkpoint_folder: str | Path)
     if step is not None:
         check_same_model(experiment, workdir)
         yield Finding("folder", "ok", f"the run continues after step {step}, if that checkpoint is whole")
+    elif experiment.start is not None:
+        source = open_model(experiment.start.source)
+        yield Finding("folder", "ok", f"the run starts from {source.folder}, weights of a {source.config.model_type}")
 
 
 def _abstract_state(experiment: Experiment) -> TrainState:

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,9 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from align_jax.cli import main
 from align_jax.configuration import ConfigurationError, EfficientNetConfig, ViTConfig
+from align_jax.conversion.readers.tensors import SourceError
 from align_jax.data.images import ImageTransform
 from align_jax.data.labelled import LabelledDataset
 from align_jax.data.labels import LabelData
@@ -108,8 +111,6 @@ def test_a_classifier_learns_is_evaluated_and_is_a_model_folder(classification, 
     assert {"images_per_second", "accuracy"} <= lines[-2].keys() | lines[-3].keys()
     assert not [key for line in lines for key in line if key.startswith("pairs")]
     assert Experiment.from_json(workdir / "experiment.json") == classification
-    page = (workdir / "report.html").read_text()
-    assert "Pictures that were held out" in page
     # What the folder's classifier says is what the evaluation of the averaged parameters counted.
     source = classification.evaluations[0].data.open()
     classifier = Classifier.from_pretrained(workdir, batch_size=8)
@@ -118,6 +119,23 @@ def test_a_classifier_learns_is_evaluated_and_is_a_model_folder(classification, 
     assert np.mean(right) == pytest.approx(last["held_out/top1"], abs=1e-6)
     assert classifier.config == classification.task.model
     assert not np.array_equal(state.ema_params["classifier"]["kernel"], state.params["classifier"]["kernel"])
+
+
+def test_the_report_shows_accuracy_and_pictures_with_their_classes(classification, finished):
+    _, workdir = finished
+    last = read_metrics(workdir / "metrics.jsonl")[-1]
+    page = (workdir / "report.html").read_text()
+    headlines = {name: number for number, name in re.findall(r"<b>([\d.]+%)</b><span>(.*?)</span>", page)}
+    assert headlines.keys() == {"top1", "top5", "class mean top1"}
+    assert headlines["top1"] == f"{last['held_out/top1']:.1%}"
+    assert "32 images" in page
+    assert re.search(r"[\d,]+ images/s \(median\)", page)
+    shown = page.split("Pictures that were held out")[1].split("</section>")[0]
+    pictures = re.findall(r'<img src="data:image/webp;base64,\S+" alt="(\w+)"', shown)
+    # All of the split, in its order, each among the five classes that are most probable or with its own.
+    assert pictures == [CLASSES[record.labels[0]] for record in classification.evaluations[0].data.open()]
+    assert shown.count('<li class="is-right">') == 21
+    assert shown.count('<li class="is-wrong">') == 4 * 21
 
 
 def test_stopped_and_continued_classification_ends_bit_equal(classification, finished, starts, tmp_path):  # noqa: F811
@@ -241,11 +259,55 @@ def test_what_does_not_fit_together_is_refused(classification, experiment):
         Classification(model=model, accumulation=2).check_batch_size(36, 8)
 
 
+def test_doctor_looks_for_the_weights_that_a_run_starts_from(classification, finished, tmp_path):
+    def found(source, workdir):
+        experiment = dataclasses.replace(classification, start=Start(source=str(source)))
+        return list(doctor.folder(experiment, workdir, workdir / "checkpoints"))[-1]
+
+    assert "finished_classification" in found(finished[1], tmp_path / "new").text
+    assert "weights of a vit" in found(finished[1], tmp_path / "new").text
+    with pytest.raises(SourceError, match="nowhere' does not exist"):
+        found(tmp_path / "nowhere", tmp_path / "new")
+    # A run that continues does not read them again.
+    assert "continues after step 12" in found(tmp_path / "nowhere", finished[1]).text
+
+
 def test_doctor_looks_at_labelled_images(classification):
     found = [finding.text for check in (doctor.mesh, doctor.data) for finding in check(classification)]
     assert "data 8 x fsdp 1 x tensor 1; 4 of 32 images on a device" in found[0]
     assert "64 images in grounds, train; the run sees each 6.0 times" in found[1]
     assert not [text for text in found if "batch norm" in text or "cannot be used" in text]
+
+
+def test_the_doctor_command_says_what_a_recipe_lacks_and_has(classification, tmp_path, capsys):
+    command = ["doctor", "--config", f"configs/vit_tiny_openmoji.py:debug,data_dir={tmp_path}"]
+    command += ["--workdir", str(tmp_path / "run")]
+    assert main(command) == 1
+    assert f"prepare it with `align-jax data openmoji-groups --data-dir {tmp_path}`" in capsys.readouterr().out
+    there = classification.data.train
+    command += ["--data.train.name", there.name, "--data.train.data-dir", there.data_dir]
+    assert main(command) == 1
+    assert "fault held out  no data set 'openmoji_groups/px72'" in capsys.readouterr().out
+    evaluation = ["--evaluations.0.data.name", there.name, "--evaluations.0.data.data-dir", there.data_dir]
+    assert main([*command, *evaluation]) == 0
+    printed = capsys.readouterr().out
+    assert "2 of 16 images on a device" in printed
+    assert "64 images in grounds, train; the run sees each 1.0 times" in printed
+
+
+def test_the_plan_command_counts_images_and_sums_nothing_but_gradients(capsys):
+    command = ["plan", "--config", "configs/vit_tiny_openmoji.py:debug", "--task.model.num-hidden-layers", "1"]
+    assert main([*command, "--topology", "cpu:2"]) == 0
+    rows = dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:])
+    assert rows["devices"] == "2 x cpu"
+    assert rows["images a step"] == "16, 8 a device"
+    assert rows["memory a device"].startswith("fits: ")
+    tokens, width, hidden = 65, 128, 512
+    layer = 2 * tokens * (4 * width**2 + 2 * width * hidden) + 4 * tokens**2 * width
+    products = 3 * (layer + 2 * width * 10) + 2 * 2 * 64 * 192 * width  # and of the patches
+    assert rows["FLOPs of one of the images"] == f"{products / 1e9:.1f} G to train"
+    assert "all-reduce" in rows
+    assert not rows.keys() & {"all-gather", "reduce-scatter", "all-to-all", "embeddings"}
 
 
 def test_experiment_files_from_before_there_was_a_choice_are_read(experiment, tmp_path):

@@ -7,14 +7,20 @@ import jax.numpy as jnp
 import pytest
 
 from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig, EfficientNetConfig, ViTConfig
+from align_jax.data.images import ImageTransform
+from align_jax.data.labelled import LabelledDataset
+from align_jax.data.labels import LabelData
 from align_jax.models.align import Align, rematerializable_parts
+from align_jax.training.experiment import Experiment
 from align_jax.training.flops import (
     classification_flops,
+    forward_flops_per_example,
     forward_flops_per_pair,
     part_costs,
     recomputed_flops_per_example,
     training_flops_per_example,
 )
+from align_jax.training.optimizers import Momentum
 from align_jax.training.tasks import Classification
 
 LENGTH = 16
@@ -65,6 +71,27 @@ def test_classifiers_cost_what_xla_counts(config):
     variables = jax.eval_shape(module.init, jax.random.key(0), images)
     counted = xla_flops(lambda variables, images: module.apply(variables, images).logits, variables, images)
     assert classification_flops(config) == pytest.approx(counted, rel=0.03)
+
+
+def test_a_step_of_a_classifier_by_hand():
+    """Two layers of width 8 on 2 x 2 patches of 4 px and the class token; three classes."""
+    model = ViTConfig(
+        hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, image_size=8, patch_size=4,
+        id2label=("a", "b", "c"),
+    )  # fmt: skip
+    data = LabelData(train=LabelledDataset("any", "train", "nowhere"), transform=ImageTransform(resize_px=8, crop_px=8))
+    tiny = Experiment(
+        name="tiny", task=Classification(model=model), data=data, optimizer=Momentum(), total_steps=1, batch_size=64
+    )
+    patches, tokens = 2 * 4 * (4 * 4 * 3) * 8, 5
+    layer = 2 * tokens * 4 * 8 * 8 + 2 * tokens * 2 * 8 * 16 + 2 * 2 * tokens**2 * 8
+    classifier = 2 * 8 * 3
+    assert forward_flops_per_example(tiny) == patches + 2 * layer + classifier == 3072 + 2 * 5920 + 48
+    # Backwards each product is two, but for that of the patches: nothing asks for the gradient of the pixels.
+    assert training_flops_per_example(tiny) == 2 * patches + 3 * (2 * layer + classifier) == 41808
+    remade = dataclasses.replace(tiny, task=dataclasses.replace(tiny.task, rematerialize=("image/layers",)))
+    assert recomputed_flops_per_example(remade) == 2 * layer
+    assert training_flops_per_example(remade) == 41808
 
 
 def test_the_gradient_costs_what_xla_counts(experiment):

@@ -41,6 +41,11 @@ class ClassificationEvaluation:
     every: Every = Every(1000)
     batch_size: int = 256
 
+    @property
+    def datasets(self) -> tuple[LabelledDataset, ...]:
+        """What is read."""
+        return (self.data,)
+
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationOutcome:

@@ -42,6 +42,11 @@ class RetrievalEvaluation:
     every: Every = Every(1000)
     batch_size: int = 256
 
+    @property
+    def datasets(self) -> tuple[PairDataset, ...]:
+        """What is read."""
+        return (self.queries,) if self.distractors is None else (self.queries, self.distractors)
+
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalOutcome:
