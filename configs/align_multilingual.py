@@ -1,10 +1,11 @@
 """Multilingual ALIGN: EfficientNet-B7 and BERT-base over 250,000 word pieces of more than 100 languages.
 
 Source: Jia et al., arXiv 2102.05918: the English recipe, with a vocabulary of 250,000 word pieces made from the pairs
-of all languages.
+of all languages. The towers are our choice, those of the released weights.
 Command: align-jax train --config configs/align_multilingual.py --workdir runs/align_multilingual
 Hardware: 1,024 TPU v3 cores, 16 pairs each, as published for the English one. Not run here.
-Expected, Multi30k, mean recall: English 90.2, German 84.1, French 84.9, Czech 63.2. The paper's pairs are not public.
+Expected, of the paper's multilingual model, Multi30k, mean recall: English 90.2, German 84.1, French 84.9, Czech 63.2.
+The paper's pairs are not public.
 """
 
 from align_jax.configuration import AlignConfig, AlignTextConfig

@@ -2,6 +2,8 @@
 
 Source: our own recipe; the loss, the towers and the evaluation are ALIGN's, the sizes fit two CPU cores.
 Command: align-jax train --config configs/openmoji.py --workdir runs/quickstart
+Hardware: two CPU cores, ten minutes; measured on AMD EPYC with AVX-512.
+Expected, 407 held-out skin-tone variants among all 3,953: I2T R@1 0.50, R@5 0.95; T2I R@1 0.46, R@5 0.94.
 """
 
 from align_jax.configuration import AlignConfig, AlignTextConfig, AlignVisionConfig

@@ -1,13 +1,18 @@
 import dataclasses
+import math
+import re
 from pathlib import Path
 
+import jax
 import pytest
 
 from align_jax.cli.train import load_config, override
 from align_jax.configuration import AlignConfig, AlignTextConfig
+from align_jax.data.images import ImageTransform
 from align_jax.parallel.mesh import MeshShape, batch_sharding
+from align_jax.parallel.sharding import path_name
 from align_jax.training.experiment import Experiment
-from align_jax.training.optimizers import Lamb
+from align_jax.training.optimizers import AdamW, Lamb, Momentum
 from align_jax.training.state import abstract_state, state_initializer
 from align_jax.training.step import compile_step, train_step
 
@@ -44,6 +49,74 @@ def test_every_config_says_where_it_comes_from(path):
     text = path.read_text()
     assert "Source:" in text
     assert f"Command: align-jax train --config configs/{path.name}" in text
+    assert "Hardware:" in text
+    assert re.search(r"^Expected\b", text, re.MULTILINE)
+
+
+def parameters(experiment):
+    """Paths and shapes of what a full-size experiment trains; nothing is computed."""
+    params = jax.eval_shape(experiment.task.init, jax.random.key(0))["params"]
+    return {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("vit_l16_imagenet.py", "vit_l16_coyo_labeled.py"),
+        ("vit_l16_imagenet.py:image_px=512", "vit_l16_coyo_labeled.py"),
+        ("vit_l16_linear.py", "vit_l16_coyo_labeled.py"),
+        ("align_locked_image.py", "vit_l16_imagenet.py"),
+        ("align_retrieval.py", "align_b7_base_coyo.py"),
+    ],
+)
+def test_every_start_fits_the_recipe_that_it_starts_from(path, source):
+    experiment = load_config(f"configs/{path}")
+    wanted, there = parameters(experiment), parameters(load_config(f"configs/{source}"))
+    fresh = {name for name in wanted if any(re.search(pattern, name) for pattern in experiment.start.fresh)}
+    other = {name for name in wanted.keys() - fresh if wanted[name] != there.get(name)}
+    assert other <= {"image/embeddings/position"}  # which is interpolated
+    assert bool(other) == ("imagenet" in path)
+    assert all(any(re.search(pattern, name) for name in wanted) for pattern in experiment.start.fresh)
+
+
+def test_released_hyper_parameters_of_the_vision_transformer():
+    first, tuned, averaged = (
+        load_config(f"configs/vit_l16_{name}")
+        for name in ("coyo_labeled.py", "imagenet.py", "imagenet.py:image_px=512")
+    )
+    sizes = [sum(math.prod(shape) for shape in parameters(experiment).values()) for experiment in (first, tuned)]
+    assert sizes == [303_301_632 + 1024 * 1025 + 1025 * 21_841, 304_715_752]
+    assert (first.batch_size, first.total_steps) == (4096, 7 * 300_000_000 // 4096)
+    assert first.optimizer == AdamW(
+        peak_learning_rate=6e-4, final_learning_rate=1e-5, warmup_steps=10_000, decay="linear", weight_decay=0.1,
+        decayed="everything", b1=0.9, b2=0.999, eps=1e-7, clip_norm=1.0,
+    )  # fmt: skip
+    assert (first.task.objective, first.data.max_labels, first.data.train.least_probability) == ("sigmoid", 50, None)
+    assert first.data.transform == ImageTransform(resize_px=256, crop_px=224, flip=True, smallest_area=0.05)
+    for experiment, size_px, decay in ((tuned, 384, None), (averaged, 512, 0.9999)):
+        assert (experiment.batch_size, experiment.total_steps, experiment.ema_decay) == (512, 20_000, decay)
+        assert experiment.optimizer == Momentum(
+            peak_learning_rate=0.06, momentum=0.9, warmup_steps=500, decay="cosine", weight_decay=0.0, clip_norm=1.0
+        )
+        assert (experiment.task.objective, experiment.task.label_smoothing) == ("softmax", 0.0)
+        assert experiment.task.model.image_size == experiment.data.transform.resize_px == size_px
+    for experiment in (first, tuned, averaged):
+        model = experiment.task.model
+        assert (model.hidden_act, model.layer_norm_eps) == ("gelu_pytorch_tanh", 1e-6)
+        assert model.hidden_dropout_prob == 0.0
+
+
+@pytest.mark.parametrize(("benchmark", "steps"), [("flickr30k", 3000), ("coco", 6000)])
+def test_published_fine_tuning_for_retrieval(benchmark, steps):
+    experiment = load_config(f"configs/align_retrieval.py:benchmark={benchmark}")
+    assert (experiment.batch_size, experiment.total_steps) == (2048, steps)
+    assert experiment.optimizer == Lamb(peak_learning_rate=1e-5, warmup_steps=0, decay="linear", weight_decay=1e-5)
+    assert experiment.data.train.name == benchmark
+
+
+def test_multilingual_has_its_vocabulary():
+    shapes = parameters(load_config("configs/align_multilingual.py"))
+    assert [shape for name, shape in shapes.items() if "word" in name] == [(250_000, 768)]
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def test_the_report_shows_accuracy_and_pictures_with_their_classes(classificatio
     assert headlines.keys() == {"top1", "top5", "class mean top1"}
     assert headlines["top1"] == f"{last['held_out/top1']:.1%}"
     assert "32 images" in page
-    assert re.search(r"[\d,]+ images/s \(median\)", page)
+    assert re.search(r"<dt>speed</dt><dd>[\d,]+ images/s \(median\)</dd>", page)
     shown = page.split("Pictures that were held out")[1].split("</section>")[0]
     pictures = re.findall(r'<img src="data:image/webp;base64,\S+" alt="(\w+)"', shown)
     # All of the split, in its order, each among the five classes that are most probable or with its own.
