@@ -6,6 +6,7 @@ disk or a server, so the process has to be ended from outside the interpreter (`
 
 import concurrent.futures
 import contextlib
+import fcntl
 import logging
 import mmap
 import multiprocessing
@@ -21,6 +22,8 @@ from typing import Any, TypeVar
 
 _SLOT = struct.Struct("=?qd")  # whether it reads, which record, since when by the clock that all processes share
 _SLOTS_PER_WORKER = 16
+_PREFIX = "align_jax-reading-"
+_NEW_SECONDS = 60.0
 
 _worker = 0  # 0 is the process itself
 
@@ -52,16 +55,17 @@ class ReadingMarks:
     """What each reader is reading at the moment; in a file that threads and worker processes share."""
 
     def __init__(self, workers: int):
-        descriptor, self._path = tempfile.mkstemp(prefix="align_jax-reading-")
-        os.truncate(descriptor, _SLOT.size * _SLOTS_PER_WORKER * (workers + 1))
-        os.close(descriptor)
+        _remove_left()
+        self._locked, self._path = tempfile.mkstemp(prefix=_PREFIX)
+        fcntl.flock(self._locked, fcntl.LOCK_SH)  # held as long as this process lives, however it ends
+        os.truncate(self._locked, _SLOT.size * _SLOTS_PER_WORKER * (workers + 1))
         self._open()
 
     def __getstate__(self) -> str:
         return self._path
 
     def __setstate__(self, path: str) -> None:
-        self._path = path
+        self._locked, self._path = -1, path
         self._open()
 
     @contextlib.contextmanager
@@ -88,11 +92,24 @@ class ReadingMarks:
     def remove(self) -> None:
         """Deletes the file; readers that still run keep it."""
         Path(self._path).unlink(missing_ok=True)
+        if self._locked >= 0:
+            os.close(self._locked)
+            self._locked = -1
 
     def _open(self) -> None:
         with open(self._path, "r+b") as file:  # noqa: PTH123
             self._marks = mmap.mmap(file.fileno(), 0)
         self._own, self._lock, self._readers = threading.local(), threading.Lock(), 0
+
+
+def _remove_left() -> None:
+    """Deletes the files of processes that were killed."""
+    found = Path(tempfile.gettempdir()).glob(f"{_PREFIX}*")
+    for path in (path for path in found if path.is_file()):
+        with contextlib.suppress(OSError), path.open("rb") as file:  # it is another user's, or in use
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - path.stat().st_mtime > _NEW_SECONDS:  # a new one is about to be locked
+                path.unlink()
 
 
 def watched(

@@ -1,9 +1,12 @@
 import contextlib
 import logging
 import os
+import pickle
 import re
 import signal
 import subprocess
+import sys
+import tempfile
 import threading
 import time
 
@@ -107,3 +110,25 @@ def test_wait_that_is_given_up_does_not_wait_for_the_batch():
         signal.signal(signal.SIGALRM, previous)
         rescue.cancel()
         released.set()
+
+
+def test_file_of_a_killed_process_is_deleted_by_the_next_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    command = (
+        "import os; from align_jax.data.stall import ReadingMarks; marks = ReadingMarks(1); os.kill(os.getpid(), 9)"
+    )
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    assert subprocess.run([sys.executable, "-c", command], env=environment, check=False).returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    used = ReadingMarks(1)
+    assert left.exists()  # it may be of a process that begins
+    for path in tmp_path.iterdir():
+        os.utime(path, (0, 0))
+    other = ReadingMarks(1)
+    assert not left.exists()
+    assert len(list(tmp_path.iterdir())) == 2
+    with pickle.loads(pickle.dumps(used)).reading(7):
+        assert [record for _, record, _ in used.current()] == [7]
+    for marks in (used, other):
+        marks.remove()
+    assert not list(tmp_path.iterdir())
