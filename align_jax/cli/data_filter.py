@@ -3,14 +3,41 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from align_jax.cli.arguments import ArgumentParser, add_beam
 
 if TYPE_CHECKING:
     from align_jax.data.noise import Rule
 
-RULES = ("short-side", "aspect-ratio", "texts-per-image", "near-evaluation", "images-per-text", "tokens", "unigrams")
+
+class Number(NamedTuple):
+    """The number of a rule.
+
+    Attributes:
+        option: that gives it.
+        default: as it is written on the command line.
+        metavar: as the help writes it.
+        help: what it is.
+    """
+
+    option: str
+    default: str
+    metavar: str
+    help: str
+
+
+NEAR = "near-evaluation"
+NUMBERS = {
+    "short-side": Number("short-side", "200", "PX", "it is longer than this"),
+    "aspect-ratio": Number("aspect-ratio", "3", "R", "it is below this"),
+    "texts-per-image": Number("texts-per-image", "1000", "N", "at most"),
+    NEAR: Number("cosine", "0.975", "C", "above it, images are near-duplicates"),
+    "images-per-text": Number("images-per-text", "10", "N", "at most"),
+    "tokens": Number("tokens", "100000000", "N", "only texts of the N most frequent unigrams and bigrams"),
+    "unigrams": Number("unigrams", "3,20", "MIN,MAX", "words of a text"),
+}
+RULES = tuple(NUMBERS)
 EXAMPLES = """examples:
   align-jax data filter --input shards --output filtered
   align-jax data filter --input photos --output filtered --rules short-side,unigrams --short-side 300
@@ -43,18 +70,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--input", required=True, nargs="+", type=Path, metavar="PATH", help="a folder, or one or more files")
     add("--output", required=True, type=Path, metavar="DIR", help="the folder to make")
-    add("--rules", default=",".join(RULES), metavar="A,B", help="which, in this order (default: all: %(default)s)")
+    add("--rules", metavar="A,B", help=f"which, in this order (default: {','.join(RULES)}; {NEAR} only with "
+        "--embeddings and --evaluation)")  # fmt: skip
     add_beam(parser)
-    numbers = parser.add_argument_group("the numbers of the rules")
-    add = numbers.add_argument
-    add("--short-side", type=int, default=200, metavar="PX", help="it is longer than this (default: %(default)s)")
-    add("--aspect-ratio", type=float, default=3.0, metavar="R", help="it is below this (default: %(default)s)")
-    add("--texts-per-image", type=int, default=1000, metavar="N", help="at most (default: %(default)s)")
-    add("--images-per-text", type=int, default=10, metavar="N", help="at most (default: %(default)s)")
-    add("--tokens", type=int, default=100_000_000, metavar="N", help="only texts of the N most frequent unigrams and "
-        "bigrams (default: %(default)s)")  # fmt: skip
-    add("--unigrams", default="3,20", metavar="MIN,MAX", help="words of a text (default: %(default)s)")
-    add("--cosine", type=float, default=0.975, help="above it, images are near-duplicates (default: %(default)s)")
+    group = parser.add_argument_group("the numbers of the rules")
+    for number in NUMBERS.values():
+        described = f"{number.help} (default: {number.default})"
+        group.add_argument(f"--{number.option}", metavar=number.metavar, help=described)
+    near = parser.add_argument_group(f"what {NEAR} needs")
+    add = near.add_argument
     add("--embeddings", type=Path, metavar="DIR", help="the input's images, embedded by align-jax embed")
     add("--evaluation", nargs="+", type=Path, default=[], metavar="DIR", help="images to keep out, embedded likewise")
     reading = parser.add_argument_group("how the input is read")
@@ -66,23 +90,53 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--sizes", metavar="W,H", help="columns of width and height; then there need be no images")
     add("--form", help="of the input (default: found out)")
     arguments = parser.parse_args(argv)
-    arguments.rules = [name for name in arguments.rules.split(",") if name]
-    if unknown := [name for name in arguments.rules if name not in RULES]:
-        parser.error(f"rule {unknown[0]!r} is not known; use some of {', '.join(RULES)}")
     if bool(arguments.embeddings) != bool(arguments.evaluation):
         parser.error("--embeddings and --evaluation belong together; give both")
-    if not arguments.embeddings:
-        arguments.rules = [name for name in arguments.rules if name != "near-evaluation"]
-    for name, count in (("unigrams", 2), ("sizes", 2)):
-        given = getattr(arguments, name)
-        if given is not None and len(given.split(",")) != count:
-            parser.error(f"--{name} {given} is not {count} values with a comma between them")
-    try:
-        arguments.unigrams = tuple(int(number) for number in arguments.unigrams.split(","))
-    except ValueError:
-        parser.error(f"--unigrams {arguments.unigrams} are not two numbers")
-    arguments.sizes = tuple(arguments.sizes.split(",")) if arguments.sizes else None
+    _settle_rules(parser, arguments)
+    if arguments.sizes is not None:
+        arguments.sizes = tuple(arguments.sizes.split(","))
+        if len(arguments.sizes) != 2:
+            parser.error(f"--sizes {','.join(arguments.sizes)} is not 2 columns with a comma between them")
     return arguments
+
+
+def _settle_rules(parser: ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Finds out which rules apply, and makes their numbers of what was given."""
+    wanted = None if arguments.rules is None else [name for name in arguments.rules.split(",") if name]
+    if unknown := [name for name in wanted or () if name not in RULES]:
+        parser.error(f"rule {unknown[0]!r} is not known; use some of {', '.join(RULES)}")
+    if wanted is not None and not wanted:
+        parser.error(f"--rules names no rule; use some of {', '.join(RULES)}")
+    if wanted is not None and NEAR in wanted and not arguments.embeddings:
+        parser.error(f"rule {NEAR} needs --embeddings and --evaluation; give both, or leave it out")
+    if wanted is not None and NEAR not in wanted and arguments.embeddings:
+        parser.error(f"--embeddings and --evaluation are for rule {NEAR}, which --rules does not name; add it")
+    arguments.rules = wanted or [name for name in RULES if name != NEAR or arguments.embeddings]
+    arguments.not_applied = [name for name in RULES if wanted is None and name not in arguments.rules]
+    for rule, number in NUMBERS.items():
+        given = getattr(arguments, number.option.replace("-", "_"))
+        if given is not None and rule not in arguments.rules:
+            parser.error(f"--{number.option} {given} is for rule {rule}, which does not apply; name it in --rules"
+                         + (", and give --embeddings and --evaluation" if rule == NEAR else ""))  # fmt: skip
+        setattr(
+            arguments,
+            number.option.replace("-", "_"),
+            _number(parser, number, number.default if given is None else given),
+        )
+
+
+def _number(parser: ArgumentParser, number: Number, given: str) -> float | tuple[float, ...]:
+    """What was given for a number; of the kind that its default is."""
+    parts = given.split(",")
+    count = number.default.count(",") + 1
+    if len(parts) != count:
+        parser.error(f"--{number.option} {given} is not {count} value{'s with a comma between them' * (count > 1)}")
+    fractional = number.option in ("aspect-ratio", "cosine")
+    try:
+        values = tuple(float(part) if fractional else int(part) for part in parts)
+    except ValueError:
+        parser.error(f"--{number.option} {given} is not {'a number' if fractional else 'made of whole numbers'}")
+    return values[0] if count == 1 else values
 
 
 def chosen_rules(arguments: argparse.Namespace) -> "list[Rule]":
@@ -93,7 +147,7 @@ def chosen_rules(arguments: argparse.Namespace) -> "list[Rule]":
         "short-side": noise.ShortSide(arguments.short_side),
         "aspect-ratio": noise.AspectRatio(arguments.aspect_ratio),
         "texts-per-image": noise.TextsPerImage(arguments.texts_per_image),
-        "near-evaluation": noise.NotNearEvaluation(arguments.cosine),
+        NEAR: noise.NotNearEvaluation(arguments.cosine),
         "images-per-text": noise.ImagesPerText(arguments.images_per_text),
         "tokens": noise.FrequentTokens(arguments.tokens),
         "unigrams": noise.Unigrams(*arguments.unigrams),
@@ -113,7 +167,7 @@ def run(arguments: argparse.Namespace) -> None:
         tuple(map(str, arguments.input)), arguments.text_column, arguments.image_column, arguments.image_key,
         arguments.sizes, arguments.form,
     ).open()  # fmt: skip
-    search = _near_search(arguments, collection) if "near-evaluation" in arguments.rules else None
+    search = _near_search(arguments, collection) if NEAR in arguments.rules else None
     if arguments.beam:
         from align_jax.data.noise import on_beam  # noqa: PLC0415  (an extra)
 
@@ -125,6 +179,8 @@ def run(arguments: argparse.Namespace) -> None:
         with progress("reading pairs", collection.size, console, unit="pairs") as advance:
             audit = noise.filter_collection(source, rules, arguments.output, near_ids, advance)
     print(audit.table())
+    for name in arguments.not_applied:
+        print(f"{name}: not applied, needs --embeddings and --evaluation")
     print(f"\n{audit.kept:,} pairs in {arguments.output}/kept-*.parquet")
 
 

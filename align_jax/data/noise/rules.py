@@ -65,6 +65,9 @@ class ShortSide:
     above_px: int = 200
     needs = None
 
+    def __post_init__(self) -> None:
+        _require(self.above_px >= 0, f"short side {self.above_px} px is negative; use 0 or more")
+
     @property
     def name(self) -> str:
         return f"short side > {self.above_px} px"
@@ -79,6 +82,9 @@ class AspectRatio:
 
     below: float = 3.0
     needs = None
+
+    def __post_init__(self) -> None:
+        _require(self.below > 1, f"aspect ratio {self.below:g} is not above 1, that of a square; no image is below it")
 
     @property
     def name(self) -> str:
@@ -95,6 +101,9 @@ class TextsPerImage:
     at_most: int = 1000
     needs = "texts_of_image"
 
+    def __post_init__(self) -> None:
+        _require(self.at_most >= 1, f"{self.at_most} texts of an image are not positive; every image here has one")
+
     @property
     def name(self) -> str:
         return f"texts of the image <= {self.at_most:,}"
@@ -109,6 +118,9 @@ class ImagesPerText:
 
     at_most: int = 10
     needs = "images_of_text"
+
+    def __post_init__(self) -> None:
+        _require(self.at_most >= 1, f"{self.at_most} images of a text are not positive; every text here has one")
 
     @property
     def name(self) -> str:
@@ -126,6 +138,11 @@ class Unigrams:
     at_most: int = 20
     needs = None
 
+    def __post_init__(self) -> None:
+        words = f"{self.at_least} to {self.at_most} unigrams"
+        _require(0 <= self.at_least <= self.at_most, f"{words} are no range; give the smaller number first, from 0 on")
+        _require(self.at_most >= 1, f"{words} leave no text; allow one word or more")
+
     @property
     def name(self) -> str:
         return f"{self.at_least} to {self.at_most} unigrams"
@@ -141,6 +158,9 @@ class FrequentTokens:
     most_frequent: int = 100_000_000
     needs = "rarest_token"
 
+    def __post_init__(self) -> None:
+        _require(self.most_frequent >= 1, f"the {self.most_frequent} most frequent tokens are none; allow one or more")
+
     @property
     def name(self) -> str:
         return f"tokens among the {self.most_frequent:,} most frequent"
@@ -155,6 +175,9 @@ class NotNearEvaluation:
 
     cosine: float = 0.975
     needs = "near_evaluation"
+
+    def __post_init__(self) -> None:
+        _require(0 < self.cosine < 1, f"cosine {self.cosine:g} is not between 0 and 1, as of images that are alike")
 
     @property
     def name(self) -> str:
@@ -179,3 +202,8 @@ def broken_rules(pair: Pair, facts: Facts, rules: Sequence[Rule]) -> list[str]:
 def allowed_tokens(rules: Sequence[Rule]) -> int | None:
     """How many tokens are frequent enough, where a rule asks for it."""
     return next((rule.most_frequent for rule in rules if isinstance(rule, FrequentTokens)), None)
+
+
+def _require(holds: bool, problem: str) -> None:
+    if not holds:
+        raise ValueError(problem)

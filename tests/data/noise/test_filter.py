@@ -190,6 +190,7 @@ def test_command_prints_the_audit(shards: Path, tmp_path: Path, capsys: pytest.C
     ]
     assert audit["kept"] == len(_kept(tmp_path / "out"))
     assert "dropped: not 3 to 20 unigrams" in printed
+    assert "near-evaluation: not applied, needs --embeddings and --evaluation\n" in printed
     assert f"pairs in {len(ROWS):>30}".split()[-1] in printed
     assert main(arguments) == 2
     assert "exists already" in capsys.readouterr().err
@@ -200,8 +201,24 @@ def test_command_prints_the_audit(shards: Path, tmp_path: Path, capsys: pytest.C
     [
         (["--rules", "short-side,porn"], "rule 'porn' is not known"),
         (["--rules", "unigrams,unigrams"], "rule Unigrams is given twice"),
+        (["--rules", ","], "--rules names no rule"),
         (["--unigrams", "3"], "--unigrams 3 is not 2 values"),
+        (["--tokens", ""], "--tokens is not made of whole numbers"),
+        (["--cosine", "x", "--embeddings", "e", "--evaluation", "f"], "--cosine x is not a number"),
         (["--embeddings", "e"], "belong together"),
+        (["--rules", "near-evaluation"], "needs --embeddings and --evaluation"),
+        (["--rules", "tokens", "--embeddings", "e", "--evaluation", "f"], "which --rules does not name"),
+        (["--rules", "short-side", "--tokens", "5"], "--tokens 5 is for rule tokens"),
+        (["--cosine", "0.9"], "--cosine 0.9 is for rule near-evaluation"),
+        (["--tokens", "0"], "the 0 most frequent tokens are none"),
+        (["--unigrams", "5,3"], "5 to 3 unigrams are no range"),
+        (["--unigrams", "0,0"], "leave no text"),
+        (["--aspect-ratio", "1"], "aspect ratio 1 is not above 1"),
+        (["--aspect-ratio", "nan"], "aspect ratio nan is not above 1"),
+        (["--short-side", "-5"], "short side -5 px is negative"),
+        (["--texts-per-image", "0"], "0 texts of an image are not positive"),
+        (["--images-per-text", "0"], "0 images of a text are not positive"),
+        (["--cosine", "1.5", "--embeddings", "e", "--evaluation", "f"], "cosine 1.5 is not between 0 and 1"),
         (["--embeddings", "absent", "--evaluation", "absent"], "absent has no embeddings.json"),
         (["--text-column", "words"], "has no column words"),
     ],
