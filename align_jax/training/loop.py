@@ -80,7 +80,7 @@ def train(
         rows=process_rows(batch_sharding(mesh), experiment.batch_size),
     )
     evaluations = [
-        open_evaluation(settings, task.module(), mesh, batching, data, quarantine)
+        open_evaluation(settings, task.described().module(), mesh, batching, data, quarantine)
         for settings in experiment.evaluations
     ]
     optimizer = experiment.optimizer.build(experiment.total_steps)

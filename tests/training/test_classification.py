@@ -19,6 +19,7 @@ from align_jax.data.images import ImageTransform
 from align_jax.data.labelled import LabelledDataset
 from align_jax.data.labels import LabelData
 from align_jax.inference.classifier import Classifier
+from align_jax.inference.pipelines.pipeline import pipeline
 from align_jax.parallel.mesh import MeshShape, batch_sharding, place_batch
 from align_jax.training import doctor
 from align_jax.training.evaluations import ClassificationEvaluation, Every, RetrievalEvaluation
@@ -33,19 +34,21 @@ from tests.training.conftest import COLOURS
 from tests.training.test_loop import assert_trees_identical, losses, starts  # noqa: F401  (a fixture)
 
 CLASSES = tuple(COLOURS)
+PICTURE = np.full((20, 18, 3), 128, np.uint8)
 
 
 class Grounds(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Pictures of one colour with some noise; the colour is the class."""
+    """Pictures of one colour with some noise; the colour is the class, or the number of its class is even or odd."""
 
     name = "grounds"
+    classes = CLASSES
     code_path = None
     VERSION = tfds.core.Version("1.0.0")
 
     def _info(self):
         features = {
             "image": tfds.features.Image(shape=(None, None, 3)),
-            "labels": tfds.features.Sequence(tfds.features.ClassLabel(names=list(CLASSES))),
+            "labels": tfds.features.Sequence(tfds.features.ClassLabel(names=list(self.classes))),
         }
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
@@ -58,14 +61,20 @@ class Grounds(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             noise = np.random.default_rng(number).integers(-20, 20, (20, 18, 3))
             file = io.BytesIO()
             Image.fromarray(np.clip(np.array(COLOURS[name]) + noise, 0, 255).astype(np.uint8)).save(file, "PNG")
-            yield number, {"image": file.getvalue(), "labels": [name]}
+            yield number, {"image": file.getvalue(), "labels": [number % len(CLASSES) % len(self.classes)]}
+
+
+class Halves(Grounds, skip_registration=True):
+    name = "halves"
+    classes = ("even", "odd")
 
 
 @pytest.fixture(scope="module")
 def classification(tmp_path_factory) -> Experiment:
     """Twelve steps of a small Vision Transformer, with everything random switched on."""
     data_dir = str(tmp_path_factory.mktemp("grounds"))
-    Grounds(data_dir=data_dir, file_format="array_record").download_and_prepare()
+    for builder in (Grounds, Halves):
+        builder(data_dir=data_dir, file_format="array_record").download_and_prepare()
     model = ViTConfig.tiny(image_size=16, hidden_dropout_prob=0.1, num_hidden_layers=1, id2label=CLASSES)
     return Experiment(
         name="grounds",
@@ -193,15 +202,21 @@ def test_micro_batches_give_the_gradient_of_the_full_batch():
 def test_linear_evaluation_starts_from_a_tower_and_leaves_it_as_it_is(classification, finished, tmp_path, capsys):
     """At another size, for which the position embeddings are interpolated."""
     state, workdir = finished
-    model = dataclasses.replace(classification.task.model, image_size=24, id2label=("light", "dark"))
-    data = dataclasses.replace(classification.data, transform=ImageTransform(resize_px=24, crop_px=24))
+    model = dataclasses.replace(classification.task.model, image_size=24, id2label=Halves.classes)
+    train_data, data_dir = classification.data.train, classification.data.train.data_dir
+    data = dataclasses.replace(
+        classification.data,
+        train=dataclasses.replace(train_data, name="halves"),
+        transform=ImageTransform(resize_px=24, crop_px=24),
+    )
+    held_out = dataclasses.replace(classification.evaluations[0], data=LabelledDataset("halves", "held_out", data_dir))
     start = Start(source=str(workdir), fresh=("^classifier/",))
     linear = dataclasses.replace(
         classification,
-        task=Classification(model=model, objective="sigmoid"),
-        data=dataclasses.replace(data, max_bad_records=64),
+        task=Classification(model=model, objective="sigmoid", first_class_bias=-2.0),
+        data=data,
         optimizer=Momentum(peak_learning_rate=0.1, frozen=("^image/",)),
-        evaluations=(),
+        evaluations=(held_out,),
         start=start,
         total_steps=2,
     )
@@ -211,6 +226,13 @@ def test_linear_evaluation_starts_from_a_tower_and_leaves_it_as_it_is(classifica
     for name in ("layers_0", "norm"):
         assert_trees_identical(tuned.params["image"][name], state.ema_params["image"][name])
     assert np.abs(tuned.params["classifier"]["kernel"]).max() > 0
+    # What was trained with sigmoids answers with sigmoids, here and in transformers, and in the report.
+    assert json.loads((tmp_path / "config.json").read_text())["problem_type"] == "multi_label_classification"
+    scores = [each["score"] for each in pipeline("image-classification", model=str(tmp_path))(PICTURE)]
+    assert sum(scores) < 0.8
+    shown = (tmp_path / "report.html").read_text().split("Pictures that were held out")[1]
+    percentages = re.findall(r"<span>([\d.]+)%</span>", shown)[:2]
+    assert sum(map(float, percentages)) < 80
     with pytest.raises(ConfigurationError, match=r"classifier/bias is \[8\] there and \[2\] in the model"):
         train(dataclasses.replace(linear, start=Start(source=str(workdir))), tmp_path / "other")
 
@@ -253,6 +275,9 @@ def test_what_does_not_fit_together_is_refused(classification, experiment):
         dataclasses.replace(classification, evaluations=(discs,))
     with pytest.raises(ConfigurationError, match="no classes to learn"):
         Classification(model=ViTConfig.tiny())
+    many = dataclasses.replace(model, problem_type="multi_label_classification")
+    with pytest.raises(ConfigurationError, match=r"problem_type .* 'softmax'; leave it out, or use 'single_label"):
+        Classification(model=many)
     with pytest.raises(ConfigurationError, match="is of the softmax"):
         Classification(model=model, objective="sigmoid", label_smoothing=0.1)
     with pytest.raises(ConfigurationError, match="36 on 8 devices in 2 micro-batches does not divide; use 32"):

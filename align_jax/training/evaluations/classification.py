@@ -57,7 +57,7 @@ class ClassificationOutcome:
         source: the records.
         right: their classes, by number.
         shown: positions of some of them, evenly spread.
-        probabilities: of all classes, for those.
+        probabilities: of all classes, for those; of each by itself where the model is for images of several classes.
         class_names: in order.
     """
 
@@ -84,6 +84,8 @@ class HeldOutClassification:
         check_batch_size(settings.batch_size, mesh)
         self.settings = settings
         self._names = module.config.id2label
+        several = module.config.problem_type == "multi_label_classification"
+        self._probabilities = jax.nn.sigmoid if several else jax.nn.softmax
         self._source = settings.data.open()
         # ReaL has images of no class, and of more classes than are learnt from.
         reading = dataclasses.replace(batching, least_labels=0, max_labels=batching.class_count)
@@ -124,7 +126,7 @@ class HeldOutClassification:
                 ranks[positions] = np.asarray(class_ranks(logits, right))[: len(positions)]
                 valid[positions] = whole[: len(positions)] & np.any(right, axis=1)[: len(positions)]
                 for place in np.flatnonzero(np.isin(shown, positions)):
-                    probabilities[place] = jax.nn.softmax(jnp.asarray(logits[shown[place] - positions[0]]))
+                    probabilities[place] = self._probabilities(jnp.asarray(logits[shown[place] - positions[0]]))
         numbers = _accuracy(ranks, valid, [labels[0] if labels else 0 for labels in self._right], len(self._names))
         return ClassificationOutcome(numbers, self._source, self._right, shown, probabilities, self._names)
 

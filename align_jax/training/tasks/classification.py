@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from align_jax.configuration import ConfigurationError, EfficientNetConfig, ViTConfig
+from align_jax.configuration.labels import ProblemType
 from align_jax.data.labelled import LabelBatching
 from align_jax.data.labels import LabelData
 from align_jax.data.preprocessing import Preprocessing
@@ -26,6 +27,10 @@ from align_jax.types import LabelBatch
 
 ClassifierConfig = ViTConfig | EfficientNetConfig
 """The models that have classes."""
+
+_PROBLEM_TYPES: dict[str, ProblemType] = {
+    "softmax": "single_label_classification", "sigmoid": "multi_label_classification",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +76,11 @@ class Classification:
             raise ConfigurationError(
                 f"label_smoothing {self.label_smoothing} is of the softmax; the sigmoid objective has none"
             )
+        if self.model.problem_type not in (None, _PROBLEM_TYPES[self.objective]):
+            raise ConfigurationError(
+                f"the model's problem_type {self.model.problem_type!r} is not that of the objective "
+                f"{self.objective!r}; leave it out, or use {_PROBLEM_TYPES[self.objective]!r}"
+            )
         parts = image_tower.rematerializable_parts(self.model)
         check_parts(self.rematerialize, tuple(f"image/{part}" for part in parts))
         check_micro_batches(0, self.accumulation, self.examples_together)
@@ -112,6 +122,13 @@ class Classification:
         """Shapes and types of a global batch."""
         labels = jax.ShapeDtypeStruct((batch_size, data.max_labels), jnp.int32)
         return LabelBatch(abstract_images(self.model, batch_size), labels)
+
+    def described(self) -> "Classification":
+        """The same task, whose model says what its outputs mean: a probability for each class, or one among all."""
+        if self.objective == "softmax":
+            return self  # what a classifier is taken for that says nothing
+        model = dataclasses.replace(self.model, problem_type=_PROBLEM_TYPES[self.objective])
+        return dataclasses.replace(self, model=model)
 
     def preprocessing(self, data: TrainingData) -> Preprocessing:
         """How the trained model wants its images: as it was evaluated, which resizes without antialiasing."""

@@ -126,6 +126,10 @@ class Contrastive:
         tokens = jax.ShapeDtypeStruct((batch_size, data.text_length), jnp.int32)
         return PairBatch(abstract_images(self.model.vision_config, batch_size), tokens, tokens)
 
+    def described(self) -> "Contrastive":
+        """As `Classification.described`; here nothing is to be said."""
+        return self
+
     def preprocessing(self, data: TrainingData) -> Preprocessing:
         """How the trained model wants its images: training resizes without antialiasing."""
         return Preprocessing("tf", data.transform.resize_px, data.transform.crop_px)
