@@ -107,7 +107,7 @@ def _header(file: BinaryIO, position: int, end: int) -> tuple[str, bytes, int, i
             raise _DamagedError("the tar is cut")
         return None
     if len(block) < BLOCK:
-        raise _DamagedError(f"the tar is cut: a header has {len(block)} bytes instead of {BLOCK}")
+        raise _DamagedError("the tar is cut within a header")
     if not any(block):
         return _after_the_end(file, position, end)
     checksum = sum(block[:148]) + 8 * ord(" ") + sum(block[156:])

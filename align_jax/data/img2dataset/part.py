@@ -19,7 +19,7 @@ from jaxtyping import UInt64
 from align_jax.data.audit import Audit
 from align_jax.data.collections import CollectionError
 from align_jax.data.img2dataset.columns import Column, serialize
-from align_jax.data.img2dataset.rows import Row, Unusable, read_rows
+from align_jax.data.img2dataset.rows import Damage, Row, Unusable, read_rows
 from align_jax.data.img2dataset.shards import Layout, Shard
 from align_jax.files import replace_file, replaced
 
@@ -30,7 +30,7 @@ IDENTITIES: tuple[Identity, ...] = get_args(Identity)
 RECORD_OPTIONS = "group_size:1"
 """Each record can be read by itself, as TFDS writes them."""
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class PartState:
 
     Attributes:
       audit: of the shard.
-      left_out: key and reason of what was left out for a fault of its own; what img2dataset itself has given up stands
-        in its tables.
+      left_out: key and reason of what was left out for a fault of its own, and name and damage of the shard; what
+        img2dataset itself has given up stands in its tables.
     """
 
     audit: Audit
@@ -74,6 +74,9 @@ def write_part(shard: Shard, settings: Settings, folder: Path) -> PartState:
         writer = ArrayRecordWriter(str(temporary), RECORD_OPTIONS)
         try:
             for row in read_rows(shard, settings.layout, settings.columns, settings.captioned):
+                if isinstance(row, Damage):
+                    left_out.append((shard.name, row.reason))
+                    continue
                 audit.rows += 1
                 if isinstance(row, Unusable):
                     audit.left_out[row.reason] += 1

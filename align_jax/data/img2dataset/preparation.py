@@ -44,7 +44,7 @@ class Prepared:
       folder: of the files; to be moved, not copied.
       files: in the order of the data set, with the number of records in each.
       audit: of all rows.
-      left_out: key and reason of what was left out for a fault of its own.
+      left_out: key and reason of what was left out for a fault of its own, and name and damage of shards.
     """
 
     folder: Path

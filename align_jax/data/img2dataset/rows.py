@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -66,6 +67,16 @@ class Unusable(NamedTuple):
     detail: str = ""
 
 
+class Damage(NamedTuple):
+    """What is wrong with the files of a shard at a place that is no row.
+
+    Attributes:
+      reason: in words; what it costs are rows that are not in the data.
+    """
+
+    reason: str
+
+
 def find_columns(shards: Shards, names: Sequence[str]) -> tuple[Column, ...]:
     """The types of columns, by the first shard that can tell.
 
@@ -92,8 +103,13 @@ def table_schema(shards: Shards) -> Any | None:
     return None
 
 
-def read_rows(shard: Shard, layout: Layout, columns: Sequence[Column], captioned: bool) -> Iterator[Row | Unusable]:
+def read_rows(
+    shard: Shard, layout: Layout, columns: Sequence[Column], captioned: bool
+) -> Iterator[Row | Unusable | Damage]:
     """Every row of a shard once.
+
+    With a table, its rows are those of the shard, and images that it does not know. What else cannot be read in the
+    data is damage, and the rows that this takes away count as not being there.
 
     Args:
       shard: its files; the data may be missing.
@@ -109,13 +125,18 @@ def read_rows(shard: Shard, layout: Layout, columns: Sequence[Column], captioned
     if table is not None and table.columns != tuple(columns):
         raise CollectionError(f"{shard.table} has columns of other types than the first shard: {table.columns}")
     open_rows = dict(table.rows) if table else {}
-    for key in table.repeated if table else ():
+    repeated = Counter(table.repeated if table else ())
+    for key in repeated.elements():
         yield Unusable(shown(key), "an earlier row of the shard has the same key, or it has none")
     for entry in _entries(shard, layout, names) if shard.data else ():
         key = entry.id.rpartition("/")[2] if layout != "files" else Path(entry.id).stem
         row = open_rows.pop(key, None)
         if row is not None and row.get(STATUS) not in (SUCCESS, None):
             yield _failed(key, row)
+        elif row is None and repeated[key]:  # counted with the table
+            repeated[key] -= 1
+        elif isinstance(entry, Refused) and table is not None and row is None:
+            yield Damage(f"{shown(key)}: {entry.reason}")
         elif isinstance(entry, Refused):
             yield Unusable(shown(key), _shared(entry.reason), entry.reason)
         elif table is not None and key in table.rows and row is None:
@@ -153,9 +174,13 @@ def _failed(key: str, row: Mapping[str, Any]) -> Unusable:
 
 
 def _shared(reason: str, numbers: bool = False) -> str:
-    """The words of a reason, without names and (unless they are wanted, as of an HTTP status) numbers."""
+    """The words of a reason, without names and (unless they are wanted, as of an HTTP status) numbers.
+
+    >>> _shared("the tar is cut: 31 bytes were declared, and 7 are there")
+    'the tar is cut'
+    """
     reason = re.sub(r"'[^']*'|\"[^\"]*\"", "'…'", reason)
-    reason = reason if numbers else re.sub(r"\d+", "#", reason)
+    reason = reason if numbers else re.sub(r"\d+", "#", re.sub(r":\D*\d.*", "", reason))
     return shown(" ".join(reason.split())[:120])
 
 
