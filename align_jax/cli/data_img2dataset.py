@@ -66,6 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     source = builders.Input(arguments.input, arguments.layout, tuple(arguments.columns), tuple(arguments.unique))
     builder = builders.BUILDERS[arguments.source](source, arguments.data_dir, arguments.name)
+    builder.require_same_origin()
     if not already_prepared(builder):
         calls = None
         if arguments.beam:

@@ -1,8 +1,8 @@
 """TFDS data sets made of what img2dataset has downloaded: any list of URLs, COYO-700M, or COYO-Labeled-300M.
 
 Sources: kakaobrain/coyo-dataset, README, "Dataset Structure", for the columns of COYO; `align_jax.data.img2dataset` for
-what is read and how. Beside the records lie `audit.json` (rows in, kept, left out by reason, missing shards) and
-`left_out.jsonl` (key and reason; what img2dataset itself has given up stands in its tables).
+what is read and how. Beside the records lie `audit.json` (rows in, kept, left out by reason, missing shards, and what
+they were made from) and `left_out.jsonl` (key and reason; what img2dataset itself has given up stands in its tables).
 """
 
 import json
@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 
 from align_jax.data.audit import Audit
 from align_jax.data.img2dataset.columns import Column
+from align_jax.data.img2dataset.origin import Origin, differences, origin_of
 from align_jax.data.img2dataset.part import Identity, Settings
 from align_jax.data.img2dataset.preparation import Prepared, Run, prepare_records, processes
 from align_jax.data.img2dataset.rows import find_columns, table_schema
@@ -134,6 +135,25 @@ class Img2Dataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """As TFDS has it, in this process."""
         if not self.is_prepared():
             self.prepare(workers=1)
+        self.require_same_origin()
+
+    def require_same_origin(self) -> None:
+        """Raises `DatasetError` if the data set is prepared already, but was made from something else."""
+        path = Path(self.data_dir) / AUDIT_FILE
+        audit: Any = json.loads(path.read_bytes()) if self.is_prepared() and path.exists() else {}
+        if "made_from" in audit and (changed := differences(audit["made_from"], self._origin)):
+            raise DatasetError(
+                f"{self.data_dir} was made from something else: {'; '.join(changed)}; remove that folder, or give the "
+                "data set another --name"
+            )
+
+    @property
+    def _settings(self) -> Settings:
+        return Settings(self.shards.layout, self._columns, self.CAPTIONED, self._source.identities)
+
+    @property
+    def _origin(self) -> Origin:
+        return origin_of(self.shards, self._settings)
 
     def prepare(
         self,
@@ -152,18 +172,18 @@ class Img2Dataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):
           DatasetError: if there is nothing to keep.
         """
         final = Path(self.data_dir)
-        settings = Settings(self.shards.layout, self._columns, self.CAPTIONED, self._source.identities)
+        origin = self._origin  # before anything is read, so that what is written meanwhile is seen
         with ExitStack() as resources:
             arguments: dict[str, Any] = {"name": f"{self.name}-train"}
             arguments["run"] = run or resources.enter_context(processes(workers))
             if progress is not None:
                 shown = progress(f"shards of {self.name}", len(self.shards.shards))
                 arguments["advance"] = resources.enter_context(shown)
-            prepared = prepare_records(self.shards, settings, self.work_folder, **arguments)
+            prepared = prepare_records(self.shards, self._settings, self.work_folder, **arguments)
         outcome = Outcome(prepared.audit, tuple(self.shards.missing))
         if not prepared.files:
-            raise DatasetError(f"no row of {self._source.folder} can be kept: {' '.join(str(outcome).split())}")
-        self._finish(prepared, outcome)
+            raise DatasetError(self._nothing_kept(prepared, outcome))
+        self._finish(prepared, outcome, origin)
         prepared.folder.rename(final)
         self.remove_work_folder()
         self.info.read_from_directory(final)
@@ -178,12 +198,26 @@ class Img2Dataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Removes what only a preparation needs that has not finished."""
         shutil.rmtree(self.work_folder, ignore_errors=True)
 
-    def _finish(self, prepared: Prepared, outcome: Outcome) -> None:
+    def _nothing_kept(self, prepared: Prepared, outcome: Outcome) -> str:
+        counts = "; ".join(" ".join(line.split()) for line in str(outcome).splitlines())
+        message = f"no row of {self._source.folder} can be kept: {counts}"
+        if prepared.left_out:
+            message += "; the first of them, {}: {}".format(*prepared.left_out[0])
+        schema = table_schema(self.shards)
+        if (
+            self.CAPTIONED
+            and schema is not None
+            and {column.name for column in COYO_LABELED_COLUMNS} <= {*schema.names}
+        ):
+            message += "; for images with labels and without captions give --source coyo-labeled300m"
+        return message
+
+    def _finish(self, prepared: Prepared, outcome: Outcome, origin: Origin) -> None:
         """Writes what belongs beside the records; `dataset_info.json`, which makes it a data set, last."""
         lines = [json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in prepared.left_out]
         (prepared.folder / LEFT_OUT_FILE).write_text("".join(lines), encoding="utf-8")
         missing = [{"shard": shard.name, "rows": shard.counted_rows()} for shard in outcome.missing]
-        audit = outcome.audit.to_dict() | {"missing_shards": missing}
+        audit = outcome.audit.to_dict() | {"missing_shards": missing, "made_from": origin}
         (prepared.folder / AUDIT_FILE).write_text(json.dumps(audit, indent=2) + "\n", encoding="utf-8")
         template = tfds.core.ShardedFileTemplate(
             data_dir=str(prepared.folder), dataset_name=self.name, split="train", filetype_suffix="array_record"

@@ -141,7 +141,8 @@ def _without_duplicates(
     stays, counts = first_of_each(joined)
     parts = np.split(stays, np.cumsum([len(index) for index in indexes])[:-1])
     kept = [index[part, 0] for index, part in zip(indexes, parts, strict=True)]
-    reasons = [f"an earlier record has the same {_IDENTITY_WORDS[one]}" for one in settings.identities]
+    words = _IDENTITY_WORDS if settings.captioned else _IDENTITY_WORDS | {"pair": "image"}
+    reasons = [f"an earlier record has the same {words[one]}" for one in settings.identities]
     return kept, Counter({reason: count for reason, count in zip(reasons, counts, strict=True) if count})
 
 

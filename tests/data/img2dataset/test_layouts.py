@@ -1,4 +1,6 @@
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from align_jax.data.builders.img2dataset import Coyo700m, CoyoLabeled300m, Img2Dataset, Input
@@ -84,6 +86,7 @@ def test_labelled_images_need_no_caption(tmp_path):
         CoyoLabeled300m(Input(folder), tmp_path / "data")
     builder, outcome = prepared(tmp_path, Input(folder, columns=("labels",)), _Labels)
     assert outcome.audit.kept == 9
+    assert outcome.audit.left_out["an earlier record has the same image"] == 1
     (file, *_) = sorted(record_files(tmp_path))
     assert "labels" in builder.info.features
     assert "text" not in builder.info.features
@@ -129,8 +132,22 @@ def test_missing_shards_are_named_and_their_rows_counted(tmp_path):
 
 def test_nothing_to_keep_is_an_error_that_counts(tmp_path):
     folder = write(tmp_path / "input", "files", [[Sample(0, b"broken", "a text")]])
-    with pytest.raises(DatasetError, match=r"1 rows in 1 - the image does not decode 0 kept"):
+    counts = r"1 rows in; 1 - the image does not decode; 0 kept; the first of them, 000000: .*not an image"
+    with pytest.raises(DatasetError, match=counts):
         prepared(tmp_path, Input(folder))
+
+
+def test_labels_without_captions_name_the_source_that_they_are_for(tmp_path):
+    sample = Sample(0, jpeg(0), None)
+    folder = write(tmp_path / "input", "webdataset", [[sample]])
+    table = pq.read_table(folder / "00000.parquet")
+    table = table.append_column("label_probs", pa.array([[0.5, 0.25]], pa.list_(pa.float32())))
+    pq.write_table(table, folder / "00000.parquet")
+    with pytest.raises(
+        DatasetError, match=r"1 - it has no caption; 0 kept; .*; for images with labels .* --source coyo-l"
+    ):
+        prepared(tmp_path, Input(folder))
+    assert prepared(tmp_path, Input(folder), CoyoLabeled300m)[1].audit.kept == 1
 
 
 def test_equal_features_are_equal_bytes(tmp_path):

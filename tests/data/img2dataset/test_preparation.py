@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from align_jax.data.builders.img2dataset import Img2Dataset, Input
 from align_jax.data.img2dataset import part, preparation
 from align_jax.data.img2dataset.preparation import first_of_each
 from align_jax.data.img2dataset.shards import LAYOUTS
-from align_jax.data.records import PairDataset
+from align_jax.data.records import DatasetError, PairDataset
 from tests.data.img2dataset.made import Sample, jpeg, samples, write
 
 
@@ -76,6 +78,7 @@ def test_killed_anywhere_it_continues_to_the_same_files(folder, whole, tmp_path,
 
 def test_finished_parts_are_not_read_again_but_changed_ones_are(folder, tmp_path, monkeypatch):
     read = []
+    folder = shutil.copytree(folder, tmp_path / "input")
     original = part.read_rows
     monkeypatch.setattr(part, "read_rows", lambda shard, *rest: read.append(shard.name) or original(shard, *rest))
     die_in(monkeypatch, Img2Dataset, "_finish", killed, Img2Dataset(Input(folder), tmp_path, "pictures"))
@@ -120,6 +123,24 @@ def test_worker_processes_give_the_same_files(folder, tmp_path, capsys):
     assert files(tmp_path) == files(whole)
     assert main(read) == 0
     assert "already" in capsys.readouterr().out
+
+
+def test_finished_data_set_does_not_stand_for_another_input_or_other_settings(folder, tmp_path):
+    other = write(tmp_path / "other", "webdataset", samples(20), seed=1)
+    read = ["img2dataset", "--name", "pictures", "--data-dir", str(tmp_path), "--workers", "1"]
+    assert main([*read, "--input", str(other)]) == 0
+    made = files(tmp_path)
+    with pytest.raises(DatasetError, match=r"shards were 4, and are 5; remove that folder, or give .* --name"):
+        main([*read, "--input", str(folder)])
+    with pytest.raises(DatasetError, match=r"columns were none, and are id: int; remove"):
+        main([*read, "--input", str(other), "--columns", "id"])
+    with pytest.raises(DatasetError, match=r"identities were key, pair, and are sha256; remove"):
+        main([*read, "--input", str(other), "--unique", "sha256"])
+    assert main([*read, "--input", str(other)]) == 0
+    (other / "00001_stats.json").touch()
+    with pytest.raises(DatasetError, match="files of shards are others, or were written again; remove"):
+        main([*read, "--input", str(other)])
+    assert files(tmp_path) == made
 
 
 def test_calls_that_are_made_twice_change_nothing(folder, whole, tmp_path, monkeypatch):
