@@ -321,15 +321,17 @@ def test_the_doctor_command_says_what_a_recipe_lacks_and_has(classification, tmp
 
 
 def test_the_plan_command_counts_images_and_sums_nothing_but_gradients(capsys):
-    command = ["plan", "--config", "configs/vit_tiny_openmoji.py:debug", "--task.model.num-hidden-layers", "1"]
-    assert main([*command, "--topology", "cpu:2"]) == 0
+    command = ["plan", "--config", "configs/vit_tiny_openmoji.py:debug", "--topology", "cpu:2"]
+    for name, size in {"num-hidden-layers": 1, "hidden-size": 1024, "intermediate-size": 2048, "patch-size": 8}.items():
+        command += [f"--task.model.{name}", str(size)]
+    assert main(command) == 0
     rows = dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:])
     assert rows["devices"] == "2 x cpu"
     assert rows["images a step"] == "16, 8 a device"
     assert rows["memory a device"].startswith("fits: ")
-    tokens, width, hidden = 65, 128, 512
+    tokens, width, hidden = 17, 1024, 2048
     layer = 2 * tokens * (4 * width**2 + 2 * width * hidden) + 4 * tokens**2 * width
-    products = 3 * (layer + 2 * width * 10) + 2 * 2 * 64 * 192 * width  # and of the patches
+    products = 3 * (layer + 2 * width * 10) + 2 * 2 * 16 * 192 * width  # and of the patches
     assert rows["FLOPs of one of the images"] == f"{products / 1e9:.1f} G to train"
     assert "all-reduce" in rows
     assert not rows.keys() & {"all-gather", "reduce-scatter", "all-to-all", "embeddings"}
