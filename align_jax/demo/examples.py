@@ -10,7 +10,7 @@ from align_jax.inference.pipelines.zero_shot_image_classification import HYPOTHE
 
 _OPENMOJI_SEARCHES = (
     ("red apple", None),
-    ("woman with dark skin tone", None),
+    ("dark skin tone woman", None),
     ("", "cat face"),
     ("blue", "red heart"),
 )

