@@ -17,8 +17,8 @@ EXAMPLES = """examples:
   align-jax evaluate --model V --task classification --data imagenet --real real.json
 
 --data is the folder of the data as it is distributed: ImageNet with train and val, ImageNet-V2, -R or -A, any folder
-with a folder for each class; for retrieval Karpathy's JSON or its folder, COCO's or Flickr30k's own file of captions,
-or a data set that TFDS has prepared.
+with a folder for each class; for retrieval Karpathy's JSON or its folder, COCO's or Flickr30k's own file of captions.
+For all of them it may be a data set that TFDS or align-jax data has prepared.
 docs/evaluation.md states the protocol of each number and what the papers report. Images that do not decode are left
 out, counted and named.
 Exit status: 0 done, 2 an argument, the model or the data is wrong."""
@@ -46,7 +46,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--model", metavar="M", help="a model folder, the workdir of a training, or an id of the Hub")
     add("--task", required=True, choices=TASKS)
     add("--data", required=True, type=Path, metavar="D", help="folder of the data set, or its file of captions")
-    add("--split", metavar="NAME", help="folder or split of the data (default: val; for retrieval test)")
+    add("--split", metavar="NAME", help="folder or split of the data (default: val, validation; for retrieval test)")
     add("--output", type=Path, metavar="FILE.json", help="write all numbers, settings and left-out images as JSON")
     add(
         "--embeddings", type=Path, nargs="+", metavar="DIR", help="folders of align-jax embed with the images of --data"

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
-from align_jax.data.records import DatasetError, Example, RecordError, RecordSource, key_of, open_split
+from align_jax.data.records import DatasetError, Example, OpenSplit, RecordError, RecordSource, key_of, open_split
 from align_jax.types import NO_LABEL, LabelBatch
 
 
@@ -52,6 +53,19 @@ class LabelledDataset:
         """What the order of examples follows from, besides the number of records."""
         return f"{self.name}, {self.split}"
 
+    def class_names(self) -> tuple[str, ...] | None:
+        """The classes, in order, by number where they have no names; `None` where the labels are bare integers.
+
+        Raises:
+          DatasetNotPreparedError: no such data set under `data_dir`.
+          DatasetError: no such split, no records, or records of another kind.
+        """
+        features = self._opened().info.features
+        label = features["labels"].feature if "labels" in features else features["label"]
+        if not isinstance(label, tfds.features.ClassLabel) or label.num_classes is None:
+            return None
+        return tuple(label.names)
+
     def open(self) -> RecordSource[LabelledRecord]:
         """A random-access source of the split's records.
 
@@ -59,6 +73,11 @@ class LabelledDataset:
           DatasetNotPreparedError: no such data set under `data_dir`.
           DatasetError: no such split, no records, or records of another kind.
         """
+        opened = self._opened()
+        parse = partial(parse_labelled, least_probability=self.least_probability)
+        return RecordSource(opened.serialized, opened.files, parse)
+
+    def _opened(self) -> OpenSplit:
         opened = open_split(self.name, self.split, self.data_dir)
         missing = [] if "image" in opened.features else ["image"]
         missing += [] if {"labels", "label"} & opened.features else ["labels"]
@@ -68,8 +87,7 @@ class LabelledDataset:
                 f"{opened.name} has no feature {' and no '.join(missing)}; classification needs image and labels, and "
                 "label_probs where a least_probability is given"
             )
-        parse = partial(parse_labelled, least_probability=self.least_probability)
-        return RecordSource(opened.serialized, opened.files, parse)
+        return opened
 
 
 def parse_labelled(serialized: bytes, position: int, *, least_probability: float | None = None) -> LabelledRecord:

@@ -83,7 +83,8 @@ class PairDataset:
     """A prepared data set of pairs, by name.
 
     Attributes:
-      name: the data set's name, with its configuration ("openmoji/px72") where several are prepared.
+      name: the data set's name, with its configuration ("openmoji/px72") where several are prepared, and with its
+        version ("openmoji/px72/1.0.0") where it is not to be the newest.
       split: "train", or several joined, as in "train+compositional"; the split syntax of TFDS ("train[:1000]") works.
       data_dir: the folder that all data sets lie in.
     """
@@ -117,9 +118,14 @@ class OpenSplit(NamedTuple):
     """A split of a prepared data set, whose records are still serialized."""
 
     name: str  # for errors
-    features: set[str]
+    info: tfds.core.DatasetInfo
     serialized: ArrayRecordDataSource
     files: Sequence[Any]
+
+    @property
+    def features(self) -> set[str]:
+        """Their names."""
+        return set(self.info.features or ())
 
 
 def open_split(name: str, split: str, data_dir: str) -> OpenSplit:
@@ -142,7 +148,7 @@ def open_split(name: str, split: str, data_dir: str) -> OpenSplit:
         raise DatasetError(f"{where} has no split {split!r}; it has {', '.join(sorted(info.splits))}") from error
     if not instructions:
         raise DatasetError(f"split {split!r} of {where} is empty; prepare it again, or name another split")
-    return OpenSplit(where, set(info.features or ()), ArrayRecordDataSource(instructions), instructions)
+    return OpenSplit(where, info, ArrayRecordDataSource(instructions), instructions)
 
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
@@ -207,7 +213,9 @@ def key_of(features: Any, position: int) -> str:
 
 
 def newest_version(data_dir: Path, name: str) -> Path:
-    """The folder `data_dir/name[/config]/version` with the highest version."""
+    """The folder `data_dir/name[/config]/version` with the highest version, if `name` does not say which."""
+    if (data_dir / name / "dataset_info.json").is_file():
+        return data_dir / name
     found = sorted(data_dir.joinpath(name).glob("*.*.*/dataset_info.json"), key=_version) or sorted(
         data_dir.joinpath(name).glob("*/*.*.*/dataset_info.json"), key=_version
     )

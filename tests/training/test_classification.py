@@ -130,6 +130,30 @@ def test_a_classifier_learns_is_evaluated_and_is_a_model_folder(classification, 
     assert not np.array_equal(state.ema_params["classifier"]["kernel"], state.params["classifier"]["kernel"])
 
 
+def test_the_evaluate_command_reads_the_data_set_of_the_training(classification, finished, tmp_path, capsys):
+    held_out = classification.evaluations[0].data
+    data, output = f"{held_out.data_dir}/grounds", tmp_path / "numbers.json"
+
+    def evaluate(*options):
+        command = ["evaluate", "--task", "classification", "--model", str(finished[1]), "--output", str(output)]
+        return main([*command, "--resamples", "10", *options])
+
+    assert evaluate("--data", data) == 0  # the only split besides "train"
+    report = json.loads(output.read_text())
+    last = read_metrics(finished[1] / "metrics.jsonl")[-1]
+    assert report["split"] == "held_out"
+    assert report["results"]["top1"]["value"] == pytest.approx(last["held_out/top1"], abs=1e-6)
+    assert report["images"] == len(held_out.open())
+    for options, reason in (
+        (("--data", f"{data}/1.0.0", "--split", "absent"), "has no split 'absent'; it has held_out, train"),
+        (("--data", f"{held_out.data_dir}/halves"), "class even is by its name none of its 8 classes"),
+        (("--data", data, "--ground-truth", "labels.txt"), "holds its labels; leave labels.txt out"),
+    ):
+        capsys.readouterr()
+        assert evaluate(*options) == 2
+        assert reason in capsys.readouterr().err
+
+
 def test_the_report_shows_accuracy_and_pictures_with_their_classes(classification, finished):
     _, workdir = finished
     last = read_metrics(workdir / "metrics.jsonl")[-1]

@@ -1,7 +1,7 @@
 """The data sets that models are compared on, in the folders and files that they are distributed as.
 
     open_captioned    COCO and Flickr30k with Karpathy's splits or their own, or a data set prepared by TFDS
-    open_labelled     ImageNet, ImageNet-V2, -R and -A, or any folder with a folder of images for each class
+    open_labelled     ImageNet, ImageNet-V2, -R and -A, any folder with a folder of images for each class, or prepared
     read_real         the labels of "Are we done with ImageNet?", which name all right classes of an image
 
 Nothing is taken for granted: an image, a class or a split that is not there is named before anything is computed.

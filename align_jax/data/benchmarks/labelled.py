@@ -5,6 +5,7 @@
     ROOT/0/….jpeg … ROOT/999/….jpeg                                                                 ImageNet-V2
     ROOT/n01443537/….jpg and ROOT/README.txt                                                        ImageNet-R, -A
     ROOT/golden_retriever/….jpg, ROOT/train/cat/….png, …                                            anything else
+    ROOT[/config[/version]]/dataset_info.json                                       prepared, as a training reads it
 
 Labels count classes in the order of their synsets, their numbers, or their names.
 """
@@ -17,7 +18,9 @@ from jaxtyping import Int
 
 from align_jax.data.benchmarks.classes import SYNSET, Classes, ClassFile, find_class_file, read_class_file
 from align_jax.data.benchmarks.images import BenchmarkError, ImageSet, folder_names, image_names, listed_files
+from align_jax.data.benchmarks.prepared import read_prepared_labels
 from align_jax.data.benchmarks.validation_labels import find_ground_truth, read_ground_truth, require_all_images
+from align_jax.data.collections.array_record import is_data_set
 
 _SPLITS = frozenset({"train", "validation", "test"})
 
@@ -47,16 +50,19 @@ def open_labelled(
     Args:
         root: the folder of the data set.
         split: a folder in it, such as "train"; where it is absent, "val" if there is such a folder, and else `root`
-            itself.
+            itself. Of a prepared data set see `read_prepared_labels`.
         classes: a list of the classes, see `classes.py`; where it is absent, one that lies beside the data.
         ground_truth: labels of images that lie in one folder, see `validation_labels.py`; likewise.
 
     Raises:
         FileNotFoundError: if a folder, a file or an image is not there.
         BenchmarkError: if the layout is another one, a class is unknown, or there are fewer than two.
+        DatasetError: if a prepared data set has no such split, or not the features of labelled images.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is no folder; give the folder of the data set")
+    if is_data_set(root, deepest=2):  # looking deeper would list every image of ImageNet
+        return _prepared(root, split, classes, ground_truth)
     known = folder_names(root)
     if split is not None and split not in known:
         raise BenchmarkError(f"{root} has no folder {split!r} for that split; it has {_shown(known)}")
@@ -82,6 +88,23 @@ def open_labelled(
             "those of all classes lie in"
         )
     return LabelledImages(images, labels, chosen, split)
+
+
+def _prepared(root: Path, split: str | None, classes: Path | None, ground_truth: Path | None) -> LabelledImages:
+    if ground_truth is not None:
+        raise BenchmarkError(f"{root} is a prepared data set and holds its labels; leave {ground_truth} out")
+    found = read_prepared_labels(root, split)
+    listed = read_class_file(classes) if classes else None
+    if found.names is None and listed is None:
+        raise BenchmarkError(f"the labels of {root} are bare numbers; give a list of the classes, with --classes")
+    count = len(found.names) if found.names else len(listed.names or listed.keys or ()) if listed else 0
+    keys = found.names or tuple(map(str, range(count)))
+    if unknown := [label for label in found.labels if not 0 <= label < count]:
+        raise BenchmarkError(f"{root} has the label {unknown[0]}, which is none of its {count} classes")
+    chosen = _classes(list(keys), listed, root)
+    labels_of = {key: label for label, key in enumerate(chosen.keys)}
+    labels = np.array([labels_of[keys[label]] for label in found.labels], np.int32)
+    return LabelledImages(found.images, labels, chosen, found.split)
 
 
 def _default_split(root: Path, known: list[str]) -> str | None:

@@ -1,16 +1,18 @@
-"""Captioned images that TFDS has prepared: `coco_captions`, and any data set with the same features.
+"""Images that TFDS has prepared: captioned as in `coco_captions`, labelled as in `imagenet2012`, or with such features.
 
     image                         the encoded image
     captions {text, id}           its captions; or text and aliases, as `align-jax data` stores them
+    label, or labels              its class, a `ClassLabel`; labelled images are those that `data/labelled.py` reads
 
-Files are ArrayRecord or TFRecord; no TensorFlow is needed for either, and the checksums of both are compared.
+Files of captioned images are ArrayRecord or TFRecord; no TensorFlow is needed for either, and the checksums of both are
+compared. Files of labelled images are ArrayRecord.
 """
 
 import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -18,9 +20,26 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from align_jax.data.benchmarks.images import BenchmarkError, ImageSet
 from align_jax.data.collections.array_record import data_set_folder, is_data_set
 from align_jax.data.crc32c import masked_crc32c
+from align_jax.data.labelled import LabelledDataset
 from align_jax.data.records import Example
 
 _LENGTH_BYTES, _CHECKSUM_BYTES = 8, 4
+
+
+class PreparedLabels(NamedTuple):
+    """Images with a class each.
+
+    Attributes:
+        images: in the order of the data set.
+        labels: numbers of their classes.
+        names: of the classes, or their numbers; `None` where nothing says how many there are.
+        split: which one it is.
+    """
+
+    images: ImageSet
+    labels: list[int]
+    names: tuple[str, ...] | None
+    split: str
 
 
 def is_prepared(folder: Path) -> bool:
@@ -67,6 +86,42 @@ def read_prepared(folder: Path, split: str) -> tuple[ImageSet, tuple[tuple[str, 
         ids.append(key[0].decode("utf-8", "replace") if key else str(row))
         captions.append(tuple(text.decode("utf-8", "replace").strip() for text in texts))
     return ImageSet(tuple(ids), lambda row: features_of(row)["image"].bytes_list.value[0]), tuple(captions)
+
+
+def read_prepared_labels(folder: Path, split: str | None) -> PreparedLabels:
+    """The images of a split and the class of each.
+
+    Args:
+        folder: as that of `read_prepared`.
+        split: such as "held_out"; where it is absent, "validation", or the only one besides "train".
+
+    Raises:
+        CollectionError: if there are several data sets.
+        BenchmarkError: if the split is to be named, or an image has not exactly one class.
+        DatasetError: if it has no such split, or not these features.
+    """
+    place = data_set_folder(folder)
+    split = split or _evaluated_split(folder, sorted(tfds.builder_from_directory(place).info.splits))
+    data_set = LabelledDataset(f"{place.parent.name}/{place.name}", split, str(place.parent.parent))
+    source, names = data_set.open(), data_set.class_names()
+    ids, labels = [], []
+    for row in range(len(source)):
+        record = source[row]
+        if len(record.labels) != 1:
+            raise BenchmarkError(
+                f"{record.key} in {folder} has {len(record.labels)} classes, and images of one are evaluated here; "
+                "a ClassificationEvaluation beside a training takes several"
+            )
+        ids.append(record.key)
+        labels.append(record.labels[0])
+    return PreparedLabels(ImageSet(tuple(ids), lambda row: source[row].image), labels, names, split)
+
+
+def _evaluated_split(folder: Path, known: Sequence[str]) -> str:
+    others = [name for name in known if name != "train"]
+    if "validation" in others or len(others) == 1:
+        return "validation" if "validation" in others else others[0]
+    raise BenchmarkError(f"{folder} has the splits {', '.join(known)}; choose one with --split")
 
 
 def _open(folder: Path, file_format: str | None, instructions: Sequence[Any]) -> Any:

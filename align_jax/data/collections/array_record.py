@@ -110,9 +110,9 @@ def data_set_folder(folder: Path) -> Path:
     return newest_version(data_set.parent, data_set.name)
 
 
-def is_data_set(folder: Path) -> bool:
-    """Whether a folder is a prepared data set or holds some."""
-    return any(next(folder.glob(f"{depth}{INFO_FILE}"), None) for depth in ("", "*/", "*/*/", "*/*/*/"))
+def is_data_set(folder: Path, *, deepest: int = 3) -> bool:
+    """Whether a folder is a prepared data set or holds some, at most so many folders below."""
+    return any(next(folder.glob("*/" * depth + INFO_FILE), None) for depth in range(deepest + 1))
 
 
 def _first(feature: Any) -> bytes | int | float | None:

@@ -2,8 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from align_jax.data.benchmarks import BenchmarkError, open_labelled, read_real, real_labels
 from align_jax.data.benchmarks.images import MissingImagesError
@@ -51,6 +54,66 @@ def test_class_names_come_from_any_usual_file(root: Path, tmp_path: Path, name: 
     classes = open_labelled(root, classes=write(tmp_path / name, content)).classes
     assert dict(zip(classes.keys, classes.names or (), strict=True)) == dict(zip(SYNSETS, FIRST_NAMES, strict=True))
     assert classes.total == 7
+
+
+class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Validation images and a test split, as TFDS has ImageNet; the classes are synsets, or bare numbers."""
+
+    name = "prepared"
+    code_path = None
+    VERSION = tfds.core.Version("2.0.0")
+    label: Any = tfds.features.ClassLabel(names=list(SYNSETS))
+    several = False
+
+    def _info(self):
+        label = {"labels": tfds.features.Sequence(self.label)} if self.several else {"label": self.label}
+        features = tfds.features.FeaturesDict(
+            {"image": tfds.features.Image(), "file_name": tfds.features.Text()} | label
+        )
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(4), "validation": self._generate_examples(3)}
+
+    def _generate_examples(self, count):
+        for number in range(count):
+            label = {"labels": [number, number + 1]} if self.several else {"label": number}
+            yield number, {"image": jpeg(number, 0), "file_name": f"{number}.JPEG"} | label
+
+
+class BareNumbers(Prepared, skip_registration=True):
+    name = "bare_numbers"
+    label = np.int64
+
+
+class SeveralClasses(Prepared, skip_registration=True):
+    name = "several_classes"
+    several = True
+
+
+def test_prepared_data_set_with_its_own_classes_or_a_list_of_them(tmp_path: Path) -> None:
+    for builder in (Prepared, BareNumbers, SeveralClasses):
+        builder(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    shuffled = write(tmp_path / "shuffled.txt", "".join(reversed(synset_lines().splitlines(keepends=True))))
+    found = open_labelled(tmp_path / "prepared")
+    keys = [found.classes.keys[label] for label in found.labels]
+    assert found.split == "validation"
+    assert sorted(keys) == list(SYNSETS[:3])
+    assert [found.images.read(row) for row in range(3)] == [jpeg(SYNSETS.index(key), 0) for key in keys]
+    assert (found.classes.keys, found.classes.names) == (SYNSETS, None)
+    assert len(open_labelled(tmp_path / "prepared" / "2.0.0", split="train").images) == 4
+    listed = open_labelled(tmp_path / "prepared", classes=shuffled)
+    assert listed.classes.names == FIRST_NAMES[::-1]
+    assert [listed.classes.keys[label] for label in listed.labels] == keys
+    with pytest.raises(BenchmarkError, match=r"are bare numbers; give a list of the classes"):
+        open_labelled(tmp_path / "bare_numbers")
+    numbered = open_labelled(tmp_path / "bare_numbers", classes=write(tmp_path / "names.txt", "cat\ndog\nmat\n"))
+    assert sorted(numbered.labels.tolist()) == [0, 1, 2]
+    assert numbered.classes.names == ("cat", "dog", "mat")
+    with pytest.raises(BenchmarkError, match=r"label 2, which is none of its 2 classes"):
+        open_labelled(tmp_path / "bare_numbers", classes=write(tmp_path / "names.txt", "cat\ndog\n"))
+    with pytest.raises(BenchmarkError, match=r"has 2 classes, and images of one are evaluated here"):
+        open_labelled(tmp_path / "several_classes")
 
 
 def test_imagenet_as_kaggle_has_it(tmp_path: Path) -> None:
