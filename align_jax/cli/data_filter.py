@@ -51,8 +51,9 @@ The input is a collection of images as align-jax embed takes it: folder, list, t
 that it breaks, in the order of --rules. What rules must know of the whole collection is counted over all pairs that can
 be read, whatever other rules say.
 
-OUTPUT/kept-….parquet holds id, image, width, height and text of the pairs that are kept, dropped-….parquet id and
-reason of the others, audit.json the counts."""
+OUTPUT/kept/*.parquet holds the pairs that are kept, dropped/*.parquet id and reason of the others, audit.json the
+counts. Of a table (--sizes), kept/ has the rows as they were, for img2dataset to download. Otherwise it has id, image,
+width, height and text, and align-jax data img2dataset --keep-ids OUTPUT makes a data set of the pairs."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -160,6 +161,7 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.console import Console  # noqa: PLC0415  (heavy, after the help)
 
     from align_jax.data import noise  # noqa: PLC0415
+    from align_jax.data.noise.output import KEPT  # noqa: PLC0415
     from align_jax.progress import progress  # noqa: PLC0415
 
     rules = chosen_rules(arguments)
@@ -181,7 +183,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(audit.table())
     for name in arguments.not_applied:
         print(f"{name}: not applied, needs --embeddings and --evaluation")
-    print(f"\n{audit.kept:,} pairs in {arguments.output}/kept-*.parquet")
+    print(f"\n{audit.kept:,} pairs in {arguments.output / KEPT}")
 
 
 def _near_search(arguments: argparse.Namespace, collection: Any) -> Any:

@@ -33,6 +33,9 @@ from align_jax.data.collections.tar import TarFile
 Form = Literal["folder", "files", "list", "lines", "csv", "tar", "parquet", "array_record"]
 FORMS: tuple[Form, ...] = get_args(Form)
 
+ALL_COLUMNS = ("*",)
+"""All columns of the first file; of Parquet and CSV only."""
+
 _SUFFIX_FORMS: dict[str, Form] = {".tar": "tar", ".parquet": "parquet", ".csv": "csv", ".tsv": "csv"}
 _USUAL_TEXT_COLUMNS = ("text", "caption", "txt")
 _USUAL_IMAGE_COLUMNS = ("image", "path", "file", "filename")
@@ -44,7 +47,7 @@ class Options:
 
     Attributes:
         columns: carried along: columns of CSV and Parquet, keys of the JSON beside an image or in a tar ("txt" is the
-            text beside it), features of a data set.
+            text beside it), features of a data set; or `ALL_COLUMNS`.
         form: of the input; found out where `None`.
         column: the column, member suffix or feature that holds the image or the text, where it has no usual name.
         id_column: the column that holds ids.
@@ -90,7 +93,8 @@ def open_texts(
 
 def _open(source: Any, content: Content, options: Options, known: Mapping[str, FileRecord] | None) -> Collection:
     paths = [Path(source)] if isinstance(source, str | Path) else [Path(path) for path in source]
-    check_column_names(options.columns)
+    if options.columns != ALL_COLUMNS:
+        check_column_names(options.columns)
     if not paths:
         raise CollectionError("no input is named; give a file or a folder")
     for path in paths:
@@ -101,6 +105,8 @@ def _open(source: Any, content: Content, options: Options, known: Mapping[str, F
     if options.form is not None and options.form not in FORMS:
         raise CollectionError(f"form {options.form!r} is not known; use one of {', '.join(FORMS)}")
     form = options.form or _form(paths, content, options)
+    if options.columns == ALL_COLUMNS and form not in ("parquet", "csv"):
+        raise CollectionError(f"{paths[0]} is no table but of the form {form}; give Parquet or CSV")
     files, types, chosen = _OPENERS[form](paths, content, options)
     return Collection(form, files, types, chosen, known)
 
@@ -193,6 +199,7 @@ def _files(paths: list[Path], content: Content, options: Options) -> _Opened:
 
 def _rows(paths: list[Path], content: Content, options: Options) -> _Opened:
     named = _named(paths, (".csv", ".tsv") if paths[0].is_dir() else ())
+    columns = csv_header(named[0][0]) if options.columns == ALL_COLUMNS else options.columns
     files = []
     for path, name in named:
         column = options.column
@@ -201,15 +208,13 @@ def _rows(paths: list[Path], content: Content, options: Options) -> _Opened:
         root = Path(options.root or path.parent).absolute()
         prefix = f"{name}/" if len(named) > 1 else ""
         files.append(
-            RowFile(
-                path, name, prefix, content, root, column=column, id_column=options.id_column, columns=options.columns
-            )
+            RowFile(path, name, prefix, content, root, column=column, id_column=options.id_column, columns=columns)
         )
     chosen = _chosen(files)
     if content == "image":
         elsewhere = options.root is not None and {path.parent.absolute() for path, _ in named} != {files[0].root}
         chosen["root"] = str(files[0].root) if elsewhere else None
-    return files, dict.fromkeys(options.columns), chosen
+    return files, dict.fromkeys(columns), chosen
 
 
 def _tars(paths: list[Path], content: Content, options: Options) -> _Opened:
@@ -223,12 +228,13 @@ def _tars(paths: list[Path], content: Content, options: Options) -> _Opened:
 def _parquet(paths: list[Path], content: Content, options: Options) -> _Opened:
     files: list[CollectionFile] = []
     types: Mapping[str, Any] | None = None
+    columns = None if options.columns == ALL_COLUMNS else options.columns
     named = _named(paths, (".parquet",))
     for path, name in named:
         try:
             file = ParquetFile(
                 path, name, f"{name}/", content,
-                column=options.column, id_column=options.id_column, columns=options.columns,
+                column=options.column, id_column=options.id_column, columns=columns,
             )  # fmt: skip
         except DamagedParquetError as error:
             if len(named) == 1:
@@ -239,6 +245,7 @@ def _parquet(paths: list[Path], content: Content, options: Options) -> _Opened:
             if types is not None and types[column] != found:
                 raise CollectionError(f"column {column} is {found} in {path}, and {types[column]} in others")
         types = file.column_types
+        columns = tuple(types)
         files.append(file)
     if types is None:
         raise CollectionError(f"none of {len(named)} Parquet files can be read: {files[0].read(0).__next__()}")

@@ -47,7 +47,7 @@ class ParquetFile:
         column: which holds the encoded images, as bytes or as a struct with the field `bytes`, or the texts; one of
             the usual names where `None`.
         id_column: which holds the ids; "key" where that is there, and else row numbers from 0.
-        columns: carried along.
+        columns: carried along; all where `None`.
 
     Attributes:
         column, id_column: those that are read.
@@ -67,7 +67,7 @@ class ParquetFile:
         *,
         column: str | None,
         id_column: str | None,
-        columns: Sequence[str],
+        columns: Sequence[str] | None,
     ):
         self.path, self.name, self._prefix, self._content = path, name, prefix, content
         self._arrow, self._files = parquet(f"reading {path}")
@@ -78,12 +78,12 @@ class ParquetFile:
             flag = "--image-column" if content == "image" else "--text-column"
             raise CollectionError(f"{path} has no {content} in columns {', '.join(schema.names)}; name one with {flag}")
         self.id_column = id_column or usual_column(schema.names, ID_COLUMNS)
-        self._columns = tuple(columns)
-        wanted = [self.column, *([self.id_column] if self.id_column else []), *columns]
+        self._columns = tuple(schema.names if columns is None else columns)
+        wanted = [self.column, *([self.id_column] if self.id_column else []), *self._columns]
         require_columns(wanted, schema.names, str(path))
         self._require_types(schema)
         self._sizes: list[list[ChunkSize]] | None = None
-        self.column_types: Mapping[str, Any] = {name: schema.field(name).type for name in columns}
+        self.column_types: Mapping[str, Any] = {name: schema.field(name).type for name in self._columns}
 
     def stamp(self) -> str:
         return stamp_of(self.path)

@@ -57,7 +57,8 @@ def filter_on_beam(
                 | "read" >> beam.ParDo(ReadPairs(source, {record.name: record for record in records}))
             )
             near_ids = None if near is None else pipeline | "near-duplicates" >> near
-            _write(NoiseFilter(rules, near_ids).judged(entries), folder)
+            columns = None if source.sizes is None else collection.column_types
+            _write(NoiseFilter(rules, near_ids).judged(entries), folder, schemas(columns))
         audit = Audit.of(json.loads((folder / _COUNTS).read_text()), rules)
         (folder / _COUNTS).unlink()
         (folder / AUDIT_FILE).write_bytes(audit.to_json())
@@ -197,11 +198,13 @@ def _spread(element: tuple[str, dict[str, Iterable[Any]]]) -> Iterator[tuple[str
         yield name, count
 
 
-def _write(judged: Any, folder: Path) -> None:
+def _write(judged: Any, folder: Path, schemas_by_name: dict[str, Any]) -> None:
     kept = judged | "kept" >> beam.Filter(lambda one: one[1] == []) | "kept rows" >> beam.Map(_kept_row)
     dropped = judged | "dropped" >> beam.Filter(lambda one: one[1] != []) | "dropped rows" >> beam.Map(_dropped_row)
-    for (name, schema), rows in zip(schemas().items(), (kept, dropped), strict=True):
-        rows | f"write {name}" >> beam.io.WriteToParquet(str(folder / name), schema, file_name_suffix=".parquet")
+    for (name, schema), rows in zip(schemas_by_name.items(), (kept, dropped), strict=True):
+        (folder / name).mkdir()
+        files = str(folder / name / "part")
+        rows | f"write {name}" >> beam.io.WriteToParquet(files, schema, file_name_suffix=".parquet")
     _ = (
         judged
         | "events" >> beam.FlatMap(lambda one: events(one[1]))

@@ -6,22 +6,25 @@ different unigram and bigram. For more than some ten million pairs there is Beam
 """
 
 import hashlib
+import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from align_jax.data.arrow import parquet
 from align_jax.data.collections import Refused
+from align_jax.data.coyo.url_list import ROWS_PER_FILE
 from align_jax.data.noise.audit import Audit, events
-from align_jax.data.noise.output import AUDIT_FILE, dropped_row, kept_row, schemas
+from align_jax.data.noise.output import AUDIT_FILE, DROPPED, KEPT, dropped_row, kept_row, schemas
 from align_jax.data.noise.pairs import Pair, PairSource
 from align_jax.data.noise.rules import Facts, Rule, allowed_tokens, broken_rules
 from align_jax.data.noise.tokens import common_count, tokens
 from align_jax.files import new_folder
 
 _BATCH_ROWS = 4096
-_SPOOL = ".pairs.parquet"
+_SPOOL = ".pairs"
+_ROW = "row"
 
 
 class Counts:
@@ -93,29 +96,30 @@ def filter_collection(
     """
     require_different(rules)
     source, collection = source.open()
+    columns = None if source.sizes is None else collection.column_types
     counts, events_counted = Counts(rules, near), Counter[str]()
     with new_folder(output) as folder:
-        written = {name: _Writer(folder / f"{name}-00000-of-00001.parquet", one) for name, one in schemas().items()}
-        spool = _Writer(folder / _SPOOL, schemas()["kept"])
+        written = {name: _Writer(folder / name, schema) for name, schema in schemas(columns).items()}
+        spool = _Writer(folder / _SPOOL, _spool_schema(columns))
         for entry in source.read(collection):
             if isinstance(entry, Refused):
-                written["dropped"].add(dropped_row(entry.id, f"unreadable: {entry.reason}"))
+                written[DROPPED].add(dropped_row(entry.id, f"unreadable: {entry.reason}"))
                 events_counted.update(events(None))
             else:
                 counts.add(entry)
-                spool.add(kept_row(entry))
+                spool.add(kept_row(entry._replace(row=None)) | {_ROW: entry.row})
             advance(1)
         spool.close()
         for pair in _spooled(folder / _SPOOL):
             broken = broken_rules(pair, counts.facts(pair), rules)
             events_counted.update(events(broken))
             if broken:
-                written["dropped"].add(dropped_row(pair.id, f"not {broken[0]}"))
+                written[DROPPED].add(dropped_row(pair.id, f"not {broken[0]}"))
             else:
-                written["kept"].add(kept_row(pair))
+                written[KEPT].add(kept_row(pair))
         for writer in written.values():
             writer.close()
-        (folder / _SPOOL).unlink()
+        shutil.rmtree(folder / _SPOOL)
         audit = Audit.of(events_counted, rules)
         (folder / AUDIT_FILE).write_bytes(audit.to_json())
     return audit
@@ -133,12 +137,14 @@ def require_different(rules: Sequence[Rule]) -> None:
 
 
 class _Writer:
-    """Rows to Parquet, some thousand at a time."""
+    """Rows to the Parquet files of a new folder, some thousand at a time."""
 
-    def __init__(self, path: Path, schema: Any):
-        self._arrow, files = parquet(f"writing {path}")
-        self._schema, self._rows = schema, []
-        self._file = files.ParquetWriter(path, schema)
+    def __init__(self, folder: Path, schema: Any):
+        self._arrow, self._files = parquet(f"writing {folder}")
+        self._folder, self._schema, self._rows = folder, schema, []
+        self._written = self._number = 0
+        folder.mkdir()
+        self._file = self._open()
 
     def add(self, row: dict[str, Any]) -> None:
         self._rows.append(row)
@@ -150,16 +156,34 @@ class _Writer:
         self._file.close()
 
     def _flush(self) -> None:
+        if self._written >= ROWS_PER_FILE:
+            self._file.close()
+            self._written, self._number = 0, self._number + 1
+            self._file = self._open()
         self._file.write_table(self._arrow.Table.from_pylist(self._rows, self._schema))
-        self._rows = []
+        self._written, self._rows = self._written + len(self._rows), []
+
+    def _open(self) -> Any:
+        return self._files.ParquetWriter(self._folder / f"part-{self._number:05d}.parquet", self._schema)
 
 
-def _spooled(path: Path) -> Iterator[Pair]:
-    _, files = parquet(f"reading {path}")
-    with files.ParquetFile(path) as file:
-        for batch in file.iter_batches(_BATCH_ROWS):
-            columns = [batch.column(name).to_pylist() for name in ("id", "image", "width", "height", "text")]
-            yield from (Pair(*row) for row in zip(*columns, strict=True))
+def _spool_schema(columns: Mapping[str, Any] | None) -> Any:
+    """What is kept of each pair until all are counted: what rules look at, and the row of its table."""
+    arrow, _ = parquet("keeping pairs")
+    pair = schemas(None)[KEPT]
+    if columns is None:
+        return pair
+    return pair.append(arrow.field(_ROW, arrow.struct(list(schemas(columns)[KEPT]))))
+
+
+def _spooled(folder: Path) -> Iterator[Pair]:
+    _, files = parquet(f"reading {folder}")
+    for path in sorted(folder.iterdir()):
+        with files.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            for batch in file.iter_batches(_BATCH_ROWS):
+                columns = [batch.column(name).to_pylist() for name in names]
+                yield from (Pair(*row) for row in zip(*columns, strict=True))
 
 
 def _digest(text: str) -> bytes:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from align_jax.data.collections import Collection, CollectionError, FileRecord, Item, Options, Refused, open_images
-from align_jax.data.collections.opening import open_texts
+from align_jax.data.collections.metadata import require_columns
+from align_jax.data.collections.opening import ALL_COLUMNS, open_texts
 from align_jax.data.images import ImageDecodeError, refuse_bomb
 
 _TEXT_COLUMNS = ("txt", "text", "caption")
@@ -25,6 +26,7 @@ class Pair(NamedTuple):
         width_px: of the image.
         height_px: of the image.
         text: with single blanks between words.
+        row: of the table that the pair stands in, by column; `None` for a pair of another collection.
     """
 
     id: str
@@ -32,6 +34,7 @@ class Pair(NamedTuple):
     width_px: int
     height_px: int
     text: str
+    row: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ class PairSource:
             the text beside it; the first that is there of txt, text and caption where `None`.
         image_column: which holds the encoded images, where it has no usual name.
         image_key: a column that is equal for equal images, such as a perceptual hash; the bytes decide where `None`.
-        sizes: columns of width and height. Then images need not be there at all (a list of URLs), and `image_key` says
-            which they are.
+        sizes: columns of width and height of a table, Parquet or CSV. Then images need not be there at all (a list of
+            URLs), and `image_key` says which they are.
         form: of the input; found out where `None`.
     """
 
@@ -62,8 +65,8 @@ class PairSource:
         Raises:
             CollectionError: if it cannot be read, or no column is found.
         """
-        if self.sizes is not None and self.image_key is None:
-            raise CollectionError("sizes come from columns, so another column must say which images are the same")
+        if self.sizes is not None:
+            return self, self._table(known)
         problem: CollectionError | None = None
         for column in _TEXT_COLUMNS if self.text_column is None else (self.text_column,):
             source = PairSource(self.inputs, column, self.image_column, self.image_key, self.sizes, self.form)
@@ -93,17 +96,24 @@ class PairSource:
         image = item.columns[self.image_key] if self.image_key else hashlib.sha256(item.content).hexdigest()[:32]
         if image is None:
             return Refused(item.id, f"it has no {self.image_key}")
-        return Pair(item.id, str(image), width, height, text)
+        return Pair(item.id, str(image), width, height, text, None if self.sizes is None else dict(item.columns))
 
     def _opened(self, known: Mapping[str, FileRecord] | None) -> Collection:
-        paths = [Path(path) for path in self.inputs]
-        source = paths[0] if len(paths) == 1 else paths
         key = (self.image_key,) if self.image_key else ()
-        if self.sizes is not None:
-            columns = tuple(dict.fromkeys((*key, *self.sizes)))
-            return open_texts(source, Options(columns=columns, form=self.form, column=self.text_column), known)
         columns = tuple(dict.fromkeys((str(self.text_column), *key)))
-        return open_images(source, Options(columns=columns, form=self.form, column=self.image_column), known)
+        return open_images(self._paths(), Options(columns=columns, form=self.form, column=self.image_column), known)
+
+    def _table(self, known: Mapping[str, FileRecord] | None) -> Collection:
+        if self.image_key is None:
+            raise CollectionError("sizes come from columns, so another column must say which images are the same")
+        options = Options(columns=ALL_COLUMNS, form=self.form, column=self.text_column)
+        table = open_texts(self._paths(), options, known)
+        require_columns((self.image_key, *(self.sizes or ())), table.column_types, self.inputs[0])
+        return table
+
+    def _paths(self) -> Path | list[Path]:
+        paths = [Path(path) for path in self.inputs]
+        return paths[0] if len(paths) == 1 else paths
 
     def _size(self, item: Item) -> tuple[int, int]:
         assert self.sizes is not None

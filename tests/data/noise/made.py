@@ -55,9 +55,30 @@ def rows(seed: int = 0) -> list[dict[str, Any]]:
 
 
 def write_parquet(path: Path, table: list[dict[str, Any]]) -> Path:
+    return write_table(path, pa.Table.from_pylist(table))
+
+
+def write_table(path: Path, table: pa.Table) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(table), path, row_group_size=64)
+    pq.write_table(table, path, row_group_size=64)
     return path
+
+
+def url_table(count: int) -> pa.Table:
+    """URLs with captions, as COYO has them; every fourth image is small."""
+    numbers = range(count)
+    return pa.table(
+        {
+            "id": pa.array([2**40 + number for number in numbers]),
+            "url": pa.array([f"http://pictures/{number}.jpg" for number in numbers]),
+            "caption": pa.array([f"a picture,  number {number}" for number in numbers]),
+            "width": pa.array([400] * count, pa.int32()),
+            "height": pa.array([300 if number % 4 else 200 for number in numbers], pa.int32()),
+            "image_phash": pa.array([f"{number:x}" for number in numbers], pa.large_string()),
+            "score": pa.array([number / 7 if number % 5 else None for number in numbers], pa.float32()),
+            "scores": pa.array([[number, None] if number % 3 else None for number in numbers], pa.list_(pa.int16())),
+        }
+    )
 
 
 def _picture(seed: int, width: int, height: int) -> bytes:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -15,10 +16,12 @@ from PIL import Image
 from align_jax.cli import main
 from align_jax.data import noise
 from align_jax.data.collections import CollectionError, Refused
+from align_jax.data.noise import one_machine
 from align_jax.data.noise.pairs import image_size
 from align_jax.data.noise.tokens import common_count, tokens
 from tests.data.collections.made import picture, write_csv, write_tree
 from tests.data.noise import made
+from tests.data.noise.made import url_table, write_table
 
 ROWS = made.rows()
 
@@ -74,7 +77,7 @@ RULES: dict[str, noise.Rule] = {
 
 
 def _kept(folder: Path) -> list[str]:
-    return [name for path in sorted(folder.glob("kept-*.parquet")) for name in pq.read_table(path)["id"].to_pylist()]
+    return [name for path in sorted(folder.glob("kept/*.parquet")) for name in pq.read_table(path)["id"].to_pylist()]
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -99,7 +102,7 @@ def test_audit_adds_up_and_is_what_the_files_say(shards: Path, tmp_path: Path) -
     assert audit.kept == sum(not names for names in broken) > 0
     assert audit.unreadable == len(ROWS) - len(rows) == 4
     assert audit.pairs == len(ROWS) == audit.unreadable + sum(rows for _, rows in audit.dropped) + audit.kept
-    reasons = Counter(pq.read_table(next((tmp_path / "out").glob("dropped-*")))["reason"].to_pylist())
+    reasons = Counter(pq.read_table(next((tmp_path / "out").glob("dropped/*")))["reason"].to_pylist())
     assert {f"not {rule}": count for rule, count in audit.dropped} == {
         reason: count for reason, count in reasons.items() if reason.startswith("not ")
     }
@@ -110,7 +113,7 @@ def test_audit_adds_up_and_is_what_the_files_say(shards: Path, tmp_path: Path) -
         int(line.removeprefix(name).split()[0]) for line, name in zip(lines[3:], [r.name for r in rules], strict=False)
     ]
     assert shown == [count for _, count in audit.dropped]
-    kept = pq.read_table(next((tmp_path / "out").glob("kept-*"))).to_pylist()[0]
+    kept = pq.read_table(next((tmp_path / "out").glob("kept/*"))).to_pylist()[0]
     row = next(row for row in rows if kept["id"] == f"00000/{row['key']}")
     assert (kept["text"], (kept["width"], kept["height"])) == (row["text"], row["size"])
 
@@ -153,7 +156,7 @@ def test_other_forms_of_collections(tmp_path: Path) -> None:
     source, collection = noise.PairSource((str(tmp_path / "photos"),)).open()
     (first, second) = source.read(collection)
     assert isinstance(first, noise.Pair)
-    assert first[2:] == (8, 8, "a red dog")
+    assert first[2:] == (8, 8, "a red dog", None)
     assert second == Refused("b.jpg", "it has no text")
 
     rows = [
@@ -165,13 +168,39 @@ def test_other_forms_of_collections(tmp_path: Path) -> None:
     source, collection = noise.PairSource((str(path),), None, None, "phash", ("width", "height")).open()
     (first, second) = source.read(collection)
     assert isinstance(first, noise.Pair)
-    assert first[1:] == ("x", 300, 400, "a dog")
+    assert first[1:] == ("x", 300, 400, "a dog", dict(zip(*rows[:2], strict=True)))
     assert isinstance(second, Refused)
     assert "0 x 4 pixels" in second.reason
     with pytest.raises(CollectionError, match="say which images are the same"):
         noise.PairSource((str(path),), sizes=("width", "height")).open()
     with pytest.raises(CollectionError, match="has no column"):
         noise.PairSource((str(path),), "words", None, "phash", ("width", "height")).open()
+
+
+def test_rows_of_a_table_are_kept_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all columns and their types, in files that img2dataset can take into memory."""
+    monkeypatch.setattr(one_machine, "ROWS_PER_FILE", 4)
+    monkeypatch.setattr(one_machine, "_BATCH_ROWS", 4)
+    table = url_table(20)
+    for part in range(2):
+        write_table(tmp_path / "urls" / f"part-{part:05d}.parquet", table.slice(10 * part, 10))
+    source = noise.PairSource((str(tmp_path / "urls"),), None, None, "image_phash", ("width", "height"))
+    audit = noise.filter_collection(source, [noise.ShortSide(200)], tmp_path / "out")
+    expected = table.filter(pa.array([at % 4 != 0 for at in range(20)]))
+    kept = sorted((tmp_path / "out" / "kept").iterdir())
+    assert [pq.read_metadata(path).num_rows for path in kept] == [4, 4, 4, 3]
+    assert pa.concat_tables(map(pq.read_table, kept)) == expected
+    assert (audit.kept, audit.unreadable) == (15, 0)
+    dropped = pq.read_table(tmp_path / "out" / "dropped")["id"].to_pylist()
+    assert dropped == ["part-00000/0", "part-00000/4", "part-00000/8", "part-00001/2", "part-00001/6"]
+    with pytest.raises(CollectionError, match="has no column high; it has id, url"):
+        noise.PairSource((str(tmp_path / "urls"),), None, None, "image_phash", ("width", "high")).open()
+    write_table(tmp_path / "urls" / "part-00002.parquet", table.drop_columns("scores"))
+    with pytest.raises(CollectionError, match=r"part-00002\.parquet has no column scores"):
+        source.open()
+    write_tree(tmp_path / "texts", {"a.txt": "no table"})
+    with pytest.raises(CollectionError, match="no table but of the form folder"):
+        noise.PairSource((str(tmp_path / "texts"),), None, None, "image_phash", ("width", "height")).open()
 
 
 def test_size_is_read_from_the_header() -> None:

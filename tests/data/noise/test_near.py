@@ -74,7 +74,7 @@ def test_command_drops_near_duplicates(tmp_path: Path, capsys: pytest.CaptureFix
     arguments += ["--evaluation", str(tmp_path / "first"), str(tmp_path / "second"), "--rules", "near-evaluation"]
     assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
     assert "cosine to evaluation images <= 0.975" in capsys.readouterr().out
-    dropped = pq.read_table(next((tmp_path / "out").glob("dropped-*"))).to_pylist()
+    dropped = pq.read_table(next((tmp_path / "out").glob("dropped/*"))).to_pylist()
     assert {row["id"]: row["reason"] for row in dropped} == dict.fromkeys(
         (ids[3], ids[40], ids[99]), "not cosine to evaluation images <= 0.975"
     )

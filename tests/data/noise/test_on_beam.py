@@ -21,7 +21,7 @@ RULES = (
 
 
 def _rows(folder: Path, name: str) -> list[dict[str, str]]:
-    rows = [row for path in folder.glob(f"{name}-*.parquet") for row in pq.read_table(path).to_pylist()]
+    rows = [row for path in folder.glob(f"{name}/*.parquet") for row in pq.read_table(path).to_pylist()]
     return sorted(rows, key=lambda row: row["id"])
 
 
@@ -38,7 +38,15 @@ def test_pipeline_keeps_drops_and_counts_as_one_machine_does(tmp_path: Path, mon
     for name in ("kept", "dropped"):
         assert _rows(tmp_path / "beam", name) == _rows(tmp_path / "one", name)
     assert (tmp_path / "beam" / "audit.json").read_bytes() == (tmp_path / "one" / "audit.json").read_bytes()
-    assert {path.suffix for path in (tmp_path / "beam").iterdir()} == {".parquet", ".json"}
+    assert {path.name for path in (tmp_path / "beam").iterdir()} == {"kept", "dropped", "audit.json"}
+
+
+def test_rows_of_a_table_are_kept_as_they_were(tmp_path: Path) -> None:
+    urls = made.write_table(tmp_path / "urls.parquet", made.url_table(20))
+    source = noise.PairSource((str(urls),), None, None, "image_phash", ("width", "height"))
+    expected = noise.filter_collection(source, RULES[:1], tmp_path / "one")
+    assert on_beam.filter_on_beam(source, RULES[:1], tmp_path / "beam") == expected
+    assert pq.read_table(tmp_path / "beam" / "kept").sort_by("id") == pq.read_table(tmp_path / "one" / "kept")
 
 
 def test_one_rule_as_a_transform() -> None:
