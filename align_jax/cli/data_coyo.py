@@ -17,7 +17,8 @@ are the published ones, and short_side and aspect_ratio, computed of width and h
 first rule that it breaks. Of the lists labels and label_probs, one element suffices.
 
 OUTPUT/urls/part-00000.parquet … hold url, caption and the chosen columns; summary.json the counts; histograms.png the
-columns of the rules, before and after. The folder appears when all of it is written. docs/data.md goes on from it."""
+columns of numbers of the rules, before and after (of label_probs the largest in each row). The folder appears when all
+of it is written. docs/data.md goes on from it."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -40,15 +41,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--keep", nargs="+", default=[], action="extend", metavar="RULE", help="what rows must be like (default: any)")
     add("--columns", metavar="A,B", help="columns beside url and caption (default: id and scores, or labels)")
     add("--histograms", metavar="A,B", help="columns to draw, or none (default: those of the rules)")
-    add(
-        "--label-threshold",
-        type=float,
-        default=0.0,
-        metavar="P",
-        help="labels below it do not count in rules on labels",
-    )
+    add("--label-threshold", type=float, default=0.0, metavar="P", help="labels less probable than it do not count in "
+        "rules on labels")  # fmt: skip
     add("--rows-per-file", type=int, metavar="N", help="of the list (default: 5,000,000)")
-    return parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:  # of which this parser would say to see its own help
+        select.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return arguments
 
 
 def run(arguments: argparse.Namespace) -> None:

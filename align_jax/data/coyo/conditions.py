@@ -41,7 +41,12 @@ def kept_rows(rule: Rule, batch: Any, alive: Rows, label_threshold: float = 0.0)
 
 
 def numbers(column: Column, batch: Any) -> tuple[np.ndarray, Rows | None]:
-    """The values of a column of numbers, and where there are any; `None` where there is one in each row."""
+    """The values of a column of numbers, and where there are any; `None` where there is one in each row.
+
+    Of lists of numbers they are the largest of each row, NaN where there is none.
+    """
+    if column.kind == "numbers":
+        return _largest(batch.column(column.name)), None
     if not column.sources:
         return _numpy(batch.column(column.name))
     (width, has_width), (height, has_height) = (_numpy(batch.column(name)) for name in column.sources)
@@ -50,6 +55,17 @@ def numbers(column: Column, batch: Any) -> tuple[np.ndarray, Rows | None]:
         return np.minimum(width, height), valid
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.maximum(width, height) / np.minimum(width, height), valid
+
+
+def _largest(array: Any) -> np.ndarray:
+    lengths = _lengths(array)
+    elements, valid = _numpy(array.flatten())
+    if valid is not None:
+        elements = np.where(valid, elements, np.nan)
+    largest, some = np.full(len(lengths), np.nan, elements.dtype), lengths > 0
+    if some.any():  # empty rows have no elements, so that each segment ends where the next one begins
+        largest[some] = np.fmax.reduceat(elements, (np.cumsum(lengths) - lengths)[some])
+    return largest
 
 
 def verdict(rule: Rule, statistics: Mapping[str, Any]) -> Literal["all", "none"] | None:

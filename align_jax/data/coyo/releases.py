@@ -39,7 +39,7 @@ class Column:
     Attributes:
         name: as it is published.
         kind: of its values.
-        bins: for its histogram; `None` where a histogram says nothing.
+        bins: for its histogram, of lists for that of their largest values; `None` where a histogram says nothing.
         sources: the published columns that it is computed from, where it is not one itself.
     """
 
@@ -125,7 +125,7 @@ COYO_LABELED_300M = Release(
         Column("url", "string"),
         Column("imagehash", "string"),
         Column("labels", "integers"),
-        Column("label_probs", "numbers"),
+        Column("label_probs", "numbers", _SHARE),
         Column("width", "integer", _SIDE),
         Column("height", "integer", _SIDE),
     ),

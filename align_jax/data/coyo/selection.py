@@ -52,6 +52,11 @@ class Selection:
             raise CoyoError(f"{self.rows_per_file} rows in a file are not positive; use 1 or more")
         if not 0 <= self.label_threshold <= 1:
             raise CoyoError(f"label threshold {self.label_threshold} is not between 0 and 1")
+        if self.label_threshold and not any(rule.column.name == "labels" for rule in self.rules):
+            raise CoyoError(
+                f"label threshold {self.label_threshold} has no effect without a rule on labels, "
+                "such as 'labels in classes.txt' of COYO-Labeled-300M; add one, or leave it out"
+            )
 
     def columns_of(self, release: Release) -> tuple[str, ...]:
         """The columns of the list besides URL and caption.

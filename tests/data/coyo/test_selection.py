@@ -215,6 +215,20 @@ def test_labels_and_probabilities(tmp_path: Path) -> None:
     assert written.names == ["url", "id", "labels", "label_probs"]
 
 
+def test_histogram_of_probabilities_is_of_the_largest(tmp_path: Path) -> None:
+    given = [[0.35, 0.05], None, [], [None, 0.2], [0.95], [None], [0.1, 0.35, 0.2]]
+    table = made.coyo_labeled_300m(len(given))
+    at = table.schema.get_field_index("label_probs")
+    table = table.set_column(at, table.schema.field(at), pa.array(given, pa.list_(pa.float32())))
+    made.write(tmp_path / "a.parquet", table)
+    summary, urls = _select(tmp_path / "a.parquet", tmp_path / "out", "label_probs >= 0.3", columns=["id"])
+    (found,) = summary.histograms
+    bins = {int(bin): int(found.rows[bin]) for bin in np.flatnonzero(found.rows)}
+    assert bins == {10: 1, 17: 2, 47: 1}
+    assert (found.kept.sum(), found.missing, len(urls)) == (3, 3, 3)
+    assert (tmp_path / "out" / "histograms.png").exists()
+
+
 def test_files_of_the_list_have_the_rows_that_were_asked_for(coyo: Path, tmp_path: Path) -> None:
     summary, urls = _select(coyo, tmp_path / "out", "num_faces == 1", rows_per_file=20_000, histograms=[])
     parts = [pq.read_metadata(tmp_path / "out" / "urls" / name).num_rows for name in summary.files]
@@ -280,6 +294,8 @@ def test_wrong_rule_is_one_line(rule: str, says: str, coyo: Path, capsys: pytest
         (("--rows-per-file", "0"), "0 rows in a file are not positive"),
         (("--label-threshold", "7"), "label threshold 7.0 is not between"),
         (("--keep", "width > 3", "width > 3"), "a rule is given twice"),
+        (("--label-threshold", "0.1"), "label threshold 0.1 has no effect without a rule on labels"),
+        (("--bogus",), "unrecognized arguments: --bogus; see align-jax data coyo select --help"),
     ],
 )
 def test_wrong_option_is_one_line(
