@@ -16,6 +16,8 @@ from jaxtyping import UInt8
 from align_jax.data.records import DatasetError, Example, OpenSplit, RecordError, RecordSource, key_of, open_split
 from align_jax.types import NO_LABEL, LabelBatch
 
+LABELS_COMMAND = "tfds build {name} --file_format array_record --data_dir {data_dir}"
+
 
 @dataclass(frozen=True)
 class LabelledRecord:
@@ -78,7 +80,7 @@ class LabelledDataset:
         return RecordSource(opened.serialized, opened.files, parse)
 
     def _opened(self) -> OpenSplit:
-        opened = open_split(self.name, self.split, self.data_dir)
+        opened = open_split(self.name, self.split, self.data_dir, LABELS_COMMAND)
         missing = [] if "image" in opened.features else ["image"]
         missing += [] if {"labels", "label"} & opened.features else ["labels"]
         missing += [] if self.least_probability is None or "label_probs" in opened.features else ["label_probs"]

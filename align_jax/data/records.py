@@ -22,6 +22,17 @@ class DatasetNotPreparedError(FileNotFoundError):
     """There is no data set where one was named; the message says which command prepares it."""
 
 
+PAIRS_COMMAND = "align-jax data folder --input DIR_OR_LIST --name {name} --data-dir {data_dir}"
+_COMMANDS = {
+    "openmoji": "align-jax data openmoji --data-dir {data_dir}",
+    "openmoji_groups": "align-jax data openmoji-groups --data-dir {data_dir}",
+    "coyo700m": "align-jax data img2dataset --input DIR --source coyo700m --data-dir {data_dir}",
+    "coyo_labeled300m": "align-jax data img2dataset --input DIR --source coyo-labeled300m --data-dir {data_dir}",
+    "imagenet2012": "tfds build imagenet2012 --file_format array_record --data_dir {data_dir}",
+}
+"""What prepares the data sets that recipes name."""
+
+
 class DatasetError(ValueError):
     """A data set is there, but cannot be used."""
 
@@ -128,14 +139,20 @@ class OpenSplit(NamedTuple):
         return set(self.info.features or ())
 
 
-def open_split(name: str, split: str, data_dir: str) -> OpenSplit:
+def open_split(name: str, split: str, data_dir: str, command: str = PAIRS_COMMAND) -> OpenSplit:
     """Opens a prepared data set, of whatever records.
+
+    Args:
+      name: of the data set.
+      split: of it.
+      data_dir: the folder that all data sets lie in.
+      command: what prepares a data set whose name says nothing.
 
     Raises:
       DatasetNotPreparedError: no such data set under `data_dir`.
       DatasetError: no such split, no records, or files that cannot be read in any order.
     """
-    info = tfds.builder_from_directory(newest_version(Path(data_dir), name)).info
+    info = tfds.builder_from_directory(newest_version(Path(data_dir), name, command)).info
     where = f"data set {name!r} in {data_dir}"
     if info.file_format is None or info.file_format.value != "array_record":
         raise DatasetError(
@@ -212,8 +229,13 @@ def key_of(features: Any, position: int) -> str:
     return keys[0].decode("utf-8", "replace") if keys else str(position)
 
 
-def newest_version(data_dir: Path, name: str) -> Path:
-    """The folder `data_dir/name[/config]/version` with the highest version, if `name` does not say which."""
+def newest_version(data_dir: Path, name: str, command: str = PAIRS_COMMAND) -> Path:
+    """The folder `data_dir/name[/config]/version` with the highest version, if `name` does not say which.
+
+    Raises:
+      DatasetNotPreparedError: it is not there; names what prepares it, which is `command` if its name says nothing.
+      DatasetError: it is there in several forms.
+    """
     if (data_dir / name / "dataset_info.json").is_file():
         return data_dir / name
     found = sorted(data_dir.joinpath(name).glob("*.*.*/dataset_info.json"), key=_version) or sorted(
@@ -225,11 +247,8 @@ def newest_version(data_dir: Path, name: str) -> Path:
         raise DatasetError(f"data set {name!r} in {data_dir} is prepared in several forms; name one of {names}")
     if not found:
         known = name.split("/")[0]
-        own = {"openmoji": "openmoji", "openmoji_groups": "openmoji-groups"}
-        command = own.get(known, f"folder --input DIR_OR_LIST --name {known}")
-        raise DatasetNotPreparedError(
-            f"no data set {name!r} in {data_dir}; prepare it with `align-jax data {command} --data-dir {data_dir}`"
-        )
+        command = _COMMANDS.get(known, command).format(name=known, data_dir=data_dir)
+        raise DatasetNotPreparedError(f"no data set {name!r} in {data_dir}; prepare it with `{command}`")
     return found[-1].parent
 
 

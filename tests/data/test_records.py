@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorflow_datasets.proto import tf_example_pb2
 
+from align_jax.data.labelled import LabelledDataset
 from align_jax.data.records import (
     DatasetError,
     DatasetNotPreparedError,
@@ -95,6 +96,21 @@ def test_missing_data_set_is_an_error_that_names_place_and_command(tmp_path):
         PairDataset("openmoji", "train", str(tmp_path)).open()
     with pytest.raises(DatasetNotPreparedError, match=r"align-jax data folder .*--name birds"):
         PairDataset("birds", "train", str(tmp_path / "absent")).open()
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("coyo700m", "align-jax data img2dataset --input DIR --source coyo700m --data-dir"),
+        ("coyo_labeled300m", "align-jax data img2dataset --input DIR --source coyo-labeled300m --data-dir"),
+        ("openmoji_groups/px72", "align-jax data openmoji-groups --data-dir"),
+        ("imagenet2012", "tfds build imagenet2012 --file_format array_record --data_dir"),
+        ("birds", "tfds build birds --file_format array_record --data_dir"),
+    ],
+)
+def test_missing_labelled_images_name_what_prepares_them(tmp_path, name, command):
+    with pytest.raises(DatasetNotPreparedError, match=f"prepare it with `{command} {tmp_path}`"):
+        LabelledDataset(name, "train", str(tmp_path)).open()
 
 
 def test_half_prepared_data_set_is_missing(tmp_path):
