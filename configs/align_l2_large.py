@@ -11,6 +11,7 @@ from align_jax.configuration import AlignConfig, AlignTextConfig
 from align_jax.data.images import ImageTransform
 from align_jax.data.pairs import PairData
 from align_jax.data.records import PairDataset
+from align_jax.data.tar_pairs import TarPairs
 from align_jax.parallel.mesh import MeshShape
 from align_jax.training.evaluations import Every
 from align_jax.training.experiment import Experiment
@@ -24,6 +25,7 @@ def get_config(
     image_tower: str = "l2",
     data_dir: str = "data",
     dataset: str = "coyo700m",
+    tars: str | None = None,
     tokenizer: str = "data/wordpieces-100k",
 ) -> Experiment:
     """The published run; `debug` has the same shape with tiny towers and four steps.
@@ -33,6 +35,7 @@ def get_config(
         image_tower: "l2" or "b7".
         data_dir: the folder that data sets lie in.
         dataset: pairs under `data_dir`; any prepared set of pairs will do.
+        tars: a folder of tars of img2dataset or webdataset, read as they are, in place of `dataset`.
         tokenizer: folder with a vocabulary of 100,000 word pieces (`align-jax data vocabulary --size 100000`).
     """
     text = AlignTextConfig.large(vocab_size=100_000)
@@ -52,7 +55,7 @@ def get_config(
             rematerialize=("image/stem", "image/stage_1", "image/stage_2", "image/stage_3") if large else (),
         ),
         data=PairData(
-            train=PairDataset(dataset, "train", data_dir),
+            train=PairDataset(dataset, "train", data_dir) if tars is None else TarPairs(str(tars)),
             tokenizer=tokenizer,
             # 346 px, of which 289 are seen.
             transform=ImageTransform(resize_px=round(size_px * 346 / 289), crop_px=size_px, flip=True),

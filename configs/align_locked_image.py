@@ -11,6 +11,7 @@ from align_jax.configuration import AlignConfig, AlignTextConfig, ViTConfig
 from align_jax.data.images import ImageTransform
 from align_jax.data.pairs import PairData
 from align_jax.data.records import PairDataset
+from align_jax.data.tar_pairs import TarPairs
 from align_jax.training.evaluations import Every
 from align_jax.training.experiment import Experiment
 from align_jax.training.optimizers import AdamW
@@ -23,6 +24,7 @@ def get_config(
     debug: bool = False,
     data_dir: str = "data",
     dataset: str = "coyo700m",
+    tars: str | None = None,
     source: str = "runs/vit_l16_imagenet",
     tokenizer: str = "bert-base-uncased",
 ) -> Experiment:
@@ -32,6 +34,7 @@ def get_config(
         debug: small enough for a laptop.
         data_dir: the folder that data sets lie in.
         dataset: pairs under `data_dir`; any prepared set of pairs will do.
+        tars: a folder of tars of img2dataset or webdataset, read as they are, in place of `dataset`.
         source: the trained image tower: a workdir, a model folder, or an id of the Hub, whose `hidden_act` and
             `layer_norm_eps` are those of the released trainer.
         tokenizer: folder with the 30,522-entry vocabulary of bert-base-uncased.
@@ -47,7 +50,7 @@ def get_config(
             dtype="float32" if debug else "bfloat16",
         ),
         data=PairData(
-            train=PairDataset(dataset, "train", data_dir),
+            train=PairDataset(dataset, "train", data_dir) if tars is None else TarPairs(str(tars)),
             tokenizer=tokenizer,
             # The whole image, as the tower was fine-tuned to see it.
             transform=ImageTransform(resize_px=vision.image_size, crop_px=vision.image_size),

@@ -12,6 +12,7 @@ from align_jax.configuration import AlignConfig, AlignTextConfig
 from align_jax.data.images import ImageTransform
 from align_jax.data.pairs import PairData
 from align_jax.data.records import PairDataset
+from align_jax.data.tar_pairs import TarPairs
 from align_jax.training.evaluations import Every
 from align_jax.training.experiment import Experiment
 from align_jax.training.optimizers import Lamb
@@ -23,6 +24,7 @@ def get_config(
     debug: bool = False,
     data_dir: str = "data",
     dataset: str = "multilingual",
+    tars: str | None = None,
     tokenizer: str = "data/wordpieces-250k",
 ) -> Experiment:
     """The published run; `debug` has the same shape with tiny towers and four steps.
@@ -31,6 +33,7 @@ def get_config(
         debug: small enough for a laptop.
         data_dir: the folder that data sets lie in.
         dataset: pairs under `data_dir`; any prepared set of pairs will do.
+        tars: a folder of tars of img2dataset or webdataset, read as they are, in place of `dataset`.
         tokenizer: folder with a vocabulary of 250,000 word pieces (`align-jax data vocabulary --size 250000`).
     """
     full = AlignConfig.b7_base(text_config=AlignTextConfig(vocab_size=250_000))
@@ -45,7 +48,7 @@ def get_config(
             dtype="float32" if debug else "bfloat16",
         ),
         data=PairData(
-            train=PairDataset(dataset, "train", data_dir),
+            train=PairDataset(dataset, "train", data_dir) if tars is None else TarPairs(str(tars)),
             tokenizer=tokenizer,
             # 346 px, of which 289 are seen.
             transform=ImageTransform(resize_px=round(size_px * 346 / 289), crop_px=size_px, flip=True),

@@ -9,6 +9,8 @@ import pytest
 from align_jax.cli.train import load_config, override
 from align_jax.configuration import AlignConfig, AlignTextConfig
 from align_jax.data.images import ImageTransform
+from align_jax.data.records import PairDataset
+from align_jax.data.tar_pairs import TarPairs
 from align_jax.parallel.mesh import MeshShape, batch_sharding
 from align_jax.parallel.sharding import path_name
 from align_jax.training.experiment import Experiment
@@ -51,6 +53,16 @@ def test_every_config_says_where_it_comes_from(path):
     assert f"Command: align-jax train --config configs/{path.name}" in text
     assert "Hardware:" in text
     assert re.search(r"^Expected\b", text, re.MULTILINE)
+
+
+FROM_TARS = [path for path in CONFIGS if "dataset: pairs" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", FROM_TARS, ids=lambda path: path.stem)
+def test_every_recipe_of_pairs_of_the_web_reads_tars_as_they_are(path):
+    assert load_config(f"{path}:tars=images/2024").data.train == TarPairs("images/2024")
+    assert load_config(f"{path}:dataset=mine").data.train == PairDataset("mine", "train", "data")
+    assert len(FROM_TARS) == 5
 
 
 def parameters(experiment):

@@ -2,13 +2,16 @@
 
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from align_jax.cli import data_coyo, data_filter, data_img2dataset, embed
+from align_jax.cli.train import load_config
 from align_jax.data.coyo import COYO_700M, COYO_LABELED_300M, parse_rule
 from align_jax.data.coyo.download import download_command
+from align_jax.data.tar_pairs import TarPairs
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "data.md").read_text()
@@ -46,6 +49,17 @@ def test_rules_and_columns_are_of_their_release() -> None:
             assert not column or release.column(column)
     for column in (*COYO_700M.columns, *COYO_LABELED_300M.columns):
         assert f"`{column.name}`" in GUIDE or column.name == "imagehash"
+
+
+def test_training_commands_and_the_mixture_build(tmp_path: Path) -> None:
+    configs = re.findall(r"^ +align-jax train --config (\S+)", GUIDE, re.MULTILINE)
+    assert len(configs) == 2
+    experiments = [load_config(config) for config in configs]
+    assert experiments[0].data.train == TarPairs("selected/images")
+    (source,) = re.findall(r"^    import dataclasses\n(?:    .*\n|\n)+", GUIDE, re.MULTILINE)
+    (tmp_path / "mixed.py").write_text(textwrap.dedent(source))
+    parts = load_config(str(tmp_path / "mixed.py")).data.train.parts
+    assert [(part.pairs.description, part.weight) for part in parts] == [("cc3m, train", 0.2), ("tars of images", 0.8)]
 
 
 def test_download_command_is_the_one_that_is_printed() -> None:
