@@ -9,8 +9,8 @@ from align_jax.cli.train import load_config, override, run_parser
 EXAMPLE = """example:
   align-jax doctor --config configs/openmoji.py --workdir runs/quickstart
 
-Takes the flags of `align-jax train`, so that the line that is checked is the line that will run. Exit status: 0 nothing
-is wrong (notes may still be worth reading), 1 something is."""
+Takes the flags of `align-jax train`, so that the line that is checked is the line that will run. Exit status: 0 no
+fault (notes may still be worth reading), 1 a fault."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -42,9 +42,13 @@ def _examine(experiment: Any, workdir: Path, checkpoints: str | None) -> int:
 
     console = Console(soft_wrap=True)
     styles = {"ok": "green", "note": "yellow", "fault": "bold red"}
-    faults = 0
+    faults = notes = 0
     for finding in examine(experiment, workdir, checkpoints):
         faults += finding.status == "fault"
+        notes += finding.status == "note"
         console.print(Text(f"{finding.status:<5}", styles[finding.status]), f"{finding.subject:<9}", Text(finding.text))
-    print("nothing is wrong" if not faults else f"{faults} {'faults' if faults > 1 else 'fault'}: this run would fail")
+    if faults:
+        print(f"{faults} {'faults' if faults > 1 else 'fault'}: this run would fail, or not be what it should")
+    else:
+        print(f"no fault; read the {'note' if notes == 1 else f'{notes} notes'}" if notes else "nothing is wrong")
     return faults

@@ -4,6 +4,7 @@ Every check looks at the real thing: it opens the data set and decodes some of i
 the disk.
 """
 
+import math
 import os
 import shutil
 import tempfile
@@ -28,6 +29,7 @@ from align_jax.training.state import TrainState, abstract_state, state_initializ
 from align_jax.training.workdir import check_same_model
 
 _SAMPLED_RECORDS = 64
+_IMPROBABLE, _MANY_BAD = 0.05, 0.1
 _PLUGINS = {"libtpu": "TPU", "jax_cuda12_plugin": "CUDA", "jax_cuda13_plugin": "CUDA", "jax_rocm7_plugin": "ROCm"}
 
 
@@ -136,7 +138,30 @@ def data(experiment: Experiment) -> Iterator[Finding]:
     cores = usable_cores()
     yield Finding("data", "ok", f"{rate:,.0f} images/s are read, decoded and cropped by one of {cores} cores")
     if bad:
-        yield Finding("data", "note", f"{len(bad)} of {count} sampled records cannot be used, such as {bad[0]}")
+        seen = min(len(source), experiment.total_steps * experiment.batch_size)
+        yield bad_records(bad, count, seen, experiment.data.max_bad_records)
+
+
+def bad_records(bad: list[str], sampled: int, seen: int, limit: int) -> Finding:
+    """A fault where the sample all but proves that the run meets more bad records than it bears, or they are many.
+
+    Args:
+        bad: what is wrong with each of the bad ones, at least one.
+        sampled: records that were looked at.
+        seen: records that the run takes from the data set.
+        limit: bad records that it bears.
+    """
+    share = min(1.0, limit / seen)
+    # How probable it is to draw so many if only as many as the limit allows were bad: the tail of a binomial.
+    fewer = sum(math.comb(sampled, n) * share**n * (1 - share) ** (sampled - n) for n in range(len(bad)))
+    text = f"{len(bad)} of {sampled} sampled records cannot be used, such as {bad[0]}"
+    if len(bad) > limit or 1 - fewer < _IMPROBABLE or len(bad) > _MANY_BAD * sampled:
+        expected = round(len(bad) / sampled * seen)
+        text += (
+            f"; that makes about {expected:,} of the {seen:,} that the run sees, and data.max_bad_records is {limit:,}"
+        )
+        return Finding("data", "fault", text)
+    return Finding("data", "note", text)
 
 
 def held_out(experiment: Experiment) -> Iterator[Finding]:

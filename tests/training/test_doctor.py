@@ -5,6 +5,7 @@ import pytest
 
 from align_jax.cli import main
 from align_jax.configuration import AlignConfig
+from align_jax.training import doctor
 from align_jax.training.doctor import examine
 from align_jax.training.workdir import write_model_folder
 
@@ -65,6 +66,23 @@ def test_batch_norm_that_crosses_devices_and_slow_types_are_notes(experiment, tm
     assert len(notes) == 2
     assert "slower than float32 on CPU" in notes[0]
     assert "batch norm takes 16 examples together, which 4 on a device cut through" in notes[1]
+
+
+@pytest.mark.parametrize(
+    ("bad", "sampled", "seen", "limit", "status"),
+    [
+        (1, 64, 100_000_000, 1_000_000, "note"),  # one of 64 is what a share of 1 % often gives
+        (4, 64, 100_000_000, 1_000_000, "fault"),  # and four are not
+        (4, 64, 64, 4, "note"),
+        (4, 64, 64, 3, "fault"),  # more than allowed are there for sure
+        (1, 64, 500_000, 0, "fault"),
+        (30, 64, 64, 100, "fault"),  # the run bears them, and learns from half of the data
+    ],
+)
+def test_bad_records_are_a_fault_once_a_run_would_end_or_lose_many(bad, sampled, seen, limit, status):
+    found = doctor.bad_records(["record 7: it is cut"] * bad, sampled, seen, limit)
+    assert found.status == status
+    assert f"{bad} of {sampled} sampled records cannot be used, such as record 7: it is cut" in found.text
 
 
 def test_command_says_what_is_wrong_and_ends_with_status_one(tmp_path, capsys):
