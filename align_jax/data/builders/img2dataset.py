@@ -140,7 +140,7 @@ class Img2Dataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def require_same_origin(self) -> None:
         """Raises `DatasetError` if the data set is prepared already, but was made from something else."""
         path = Path(self.data_dir) / AUDIT_FILE
-        audit: Any = json.loads(path.read_bytes()) if self.is_prepared() and path.exists() else {}
+        audit: Any = json.loads(path.read_bytes()) if path.exists() else {}
         if "made_from" in audit and (changed := differences(audit["made_from"], self._origin)):
             raise DatasetError(
                 f"{self.data_dir} was made from something else: {'; '.join(changed)}; remove that folder, or give the "
