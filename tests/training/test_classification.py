@@ -353,7 +353,7 @@ def test_the_doctor_command_says_what_a_recipe_lacks_and_has(classification, tmp
     assert "2 of 16 images on a device" in printed
     assert printed.splitlines()[-1].startswith("no fault; read the note")  # of a precision that the tests set
     assert main([*command, *evaluation, "--data.train.name", "cut"]) == 1
-    assert "fault data     32 of 64 sampled records cannot be used, such as record " in capsys.readouterr().out
+    assert "fault data      32 of 64 sampled records cannot be used, such as record " in capsys.readouterr().out
     assert "64 images in grounds, train; the run sees each 1.0 times" in printed
 
 
