@@ -63,9 +63,11 @@ def test_training_commands_and_the_mixture_build(tmp_path: Path) -> None:
 
 
 def test_download_command_is_the_one_that_is_printed() -> None:
-    (line,) = re.findall(r"^    img2dataset-env/bin/(img2dataset .+)$", GUIDE, re.MULTILINE)
+    chain, line = re.findall(r"^    img2dataset-env/bin/(img2dataset .+)$", GUIDE, re.MULTILINE)
     columns = ["id", "clip_similarity_vitl14"]
     assert line == download_command(Path("selected/urls"), Path("selected/images"), COYO_700M, columns)
+    columns.insert(1, "image_phash")
+    assert chain == download_command(Path("urls/kept"), Path("images"), COYO_700M, columns)
 
 
 def test_links_lead_somewhere() -> None:

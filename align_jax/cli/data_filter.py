@@ -41,8 +41,7 @@ RULES = tuple(NUMBERS)
 EXAMPLES = """examples:
   align-jax data filter --input shards --output filtered
   align-jax data filter --input photos --output filtered --rules short-side,unigrams --short-side 300
-  align-jax data filter --input selected/urls --output filtered --text-column caption --sizes width,height \\
-      --image-key image_phash
+  align-jax data filter --input selected/urls --output urls --sizes width,height --image-key image_phash
   align-jax data filter --input shards --output filtered --embeddings shards-embedded --evaluation flickr30k-embedded
   align-jax data filter --input shards --output filtered --beam=--runner=FlinkRunner --beam=--flink_master=host:8081
 

@@ -13,6 +13,7 @@ IDENTITIES = ("key", "url", "sha256", "pair")
 EXAMPLES = """examples:
   align-jax data img2dataset --input coyo/images --source coyo700m
   align-jax data img2dataset --input cc3m/images --name cc3m --columns url width height
+  align-jax data img2dataset --input coyo/images --source coyo700m --keep-ids filtered
   align-jax data img2dataset --input /shared/images --data-dir /shared/data --beam=--runner=FlinkRunner \\
       --beam=--flink_master=host:8081
 
@@ -43,6 +44,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--columns", nargs="*", default=[], metavar="C", help="of the tables, to be kept beside image and text")
     add("--unique", nargs="*", choices=IDENTITIES, default=["key", "pair"], help="what no two records may share: their "
         "key, URL, image (sha256), or image and text (pair) (default: key pair)")  # fmt: skip
+    add("--keep-ids", type=Path, metavar="DIR", help="only pairs that align-jax data filter has kept of this "
+        "input: its --output")  # fmt: skip
     add("--workers", type=int, metavar="N", help="processes (default: one for each core)")
     add_beam(parser)
     arguments = parser.parse_args(argv)
@@ -64,7 +67,9 @@ def run(arguments: argparse.Namespace) -> None:
     from align_jax.data.builders import img2dataset as builders  # noqa: PLC0415
     from align_jax.progress import progress  # noqa: PLC0415
 
-    source = builders.Input(arguments.input, arguments.layout, tuple(arguments.columns), tuple(arguments.unique))
+    source = builders.Input(
+        arguments.input, arguments.layout, tuple(arguments.columns), tuple(arguments.unique), arguments.keep_ids
+    )
     builder = builders.BUILDERS[arguments.source](source, arguments.data_dir, arguments.name)
     builder.require_same_origin()
     if not already_prepared(builder):

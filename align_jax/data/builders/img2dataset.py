@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 
 from align_jax.data.audit import Audit
 from align_jax.data.img2dataset.columns import Column
+from align_jax.data.img2dataset.kept_ids import keep_only
 from align_jax.data.img2dataset.origin import Origin, differences, origin_of
 from align_jax.data.img2dataset.part import Identity, Settings
 from align_jax.data.img2dataset.preparation import Prepared, Run, prepare_records, processes
@@ -64,12 +65,14 @@ class Input:
       layout: found out where `None`.
       columns: of the tables, to be kept.
       identities: what no two records may share; the first record, in the order of shards and keys, stays.
+      kept_ids: the output of `align-jax data filter`, where only pairs that it kept are wanted.
     """
 
     folder: Path
     layout: Layout | None = None
     columns: tuple[str, ...] = ()
     identities: tuple[Identity, ...] = ("key", "pair")
+    kept_ids: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,8 @@ class Img2Dataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             raise DatasetError(f"data set name {name!r} must be of lower-case letters, digits and _, a letter first")
         self._source = source
         self.shards: Shards = find_shards(source.folder, source.layout)
+        if source.kept_ids is not None:
+            self.shards = keep_only(self.shards, source.kept_ids)
         self._columns = self._find_columns()
         super().__init__(data_dir=str(data_dir), file_format="array_record")
 

@@ -13,13 +13,15 @@ from align_jax.data.img2dataset.shards import Shards
 Origin = Mapping[str, Any]
 """As JSON has it: every setting by name, the number of shards, and a digest of sizes and times of all their files."""
 
-_SHARDS, _DIGEST = "shards", "digest"
+_SHARDS, _DIGEST, _KEPT = "shards", "digest", "kept_ids"
 
 
 def origin_of(shards: Shards, settings: Settings) -> Origin:
     """Describes an input and its settings."""
     given = {field.name: _plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
     stamps = json.dumps([(shard.name, shard.stamp()) for shard in shards.shards])
+    if shards.shards and shards.shards[0].kept is not None:
+        given[_KEPT] = sum(len((shard.kept or "").splitlines()) for shard in shards.shards)
     return given | {_SHARDS: len(shards.shards), _DIGEST: hashlib.sha256(stamps.encode()).hexdigest()[:16]}
 
 
@@ -35,7 +37,7 @@ def differences(before: Origin, now: Origin) -> list[str]:
         if name != _DIGEST and before.get(name) != now.get(name)
     ]
     if not found and before.get(_DIGEST) != now.get(_DIGEST):
-        found.append("files of shards are others, or were written again")
+        found.append("files of shards, or kept ids, are others, or were written again")
     return found
 
 

@@ -19,7 +19,7 @@ from jaxtyping import UInt64
 from align_jax.data.audit import Audit
 from align_jax.data.collections import CollectionError
 from align_jax.data.img2dataset.columns import Column, serialize
-from align_jax.data.img2dataset.rows import Damage, Row, Unusable, read_rows
+from align_jax.data.img2dataset.rows import NOT_KEPT, Damage, Row, Unusable, read_rows
 from align_jax.data.img2dataset.shards import Layout, Shard
 from align_jax.files import replace_file, replaced
 
@@ -80,7 +80,7 @@ def write_part(shard: Shard, settings: Settings, folder: Path) -> PartState:
                 audit.rows += 1
                 if isinstance(row, Unusable):
                     audit.left_out[row.reason] += 1
-                    if not row.reason.startswith("img2dataset: "):
+                    if not row.reason.startswith("img2dataset: ") and row.reason != NOT_KEPT:
                         left_out.append((row.key, row.detail or row.reason))
                     continue
                 writer.write(_serialized(row, settings))

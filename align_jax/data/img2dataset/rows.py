@@ -30,6 +30,7 @@ from align_jax.data.records import Example
 
 TEXT = "txt"
 SUCCESS = "success"
+NOT_KEPT = "the filter has not kept it"
 _SAMPLED_ROWS = 100
 
 
@@ -125,12 +126,15 @@ def read_rows(
     if table is not None and table.columns != tuple(columns):
         raise CollectionError(f"{shard.table} has columns of other types than the first shard: {table.columns}")
     open_rows = dict(table.rows) if table else {}
+    kept = None if shard.kept is None else set(shard.kept.splitlines())
     repeated = Counter(table.repeated if table else ())
     for key in repeated.elements():
         yield Unusable(shown(key), "an earlier row of the shard has the same key, or it has none")
     for entry in _entries(shard, layout, names) if shard.data else ():
         key = entry.id.rpartition("/")[2] if layout != "files" else Path(entry.id).stem
-        row = open_rows.pop(key, None)
+        row, wanted = open_rows.pop(key, None), kept is None or key in kept
+        if kept is not None:
+            kept.discard(key)
         if row is not None and row.get(STATUS) not in (SUCCESS, None):
             yield _failed(key, row)
         elif row is None and repeated[key]:  # counted with the table
@@ -141,8 +145,12 @@ def read_rows(
             yield Unusable(shown(key), _shared(entry.reason), entry.reason)
         elif table is not None and key in table.rows and row is None:
             yield Unusable(key, "an earlier row of the shard has the same key, or it has none")
+        elif not wanted:
+            yield Unusable(key, NOT_KEPT)
         else:
             yield _checked(key, entry, row or {}, columns, captioned)
+    if kept:
+        yield Damage(f"{len(kept)} rows that the filter has kept are not in it, such as {shown(min(kept))}")
     where = "the data of its shard" if shard.data else "the shard, which is missing"
     for key, row in open_rows.items():
         failed = row.get(STATUS) not in (SUCCESS, None)

@@ -10,6 +10,7 @@
 Shards are numbered from 0 without gaps, so a number that is left out is a shard that is missing.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,16 +38,19 @@ class Shard:
       data: the tar, TFRecord or Parquet file, or the folder, that has the images.
       table: the Parquet file with a row for every URL, the failed ones too.
       stats: the file of counts that is written when the shard is finished.
+      kept: the keys that a filter has kept, one a line; `None` where there was none.
     """
 
     name: str
     data: Path | None
     table: Path | None
     stats: Path | None
+    kept: str | None = None
 
     def stamp(self) -> list[str]:
-        """Changes whenever somebody writes one of the files."""
-        return [stamp_of(path) if path else "" for path in (self.data, self.table, self.stats)]
+        """Changes whenever somebody writes one of the files, or other keys are kept."""
+        files = [stamp_of(path) if path else "" for path in (self.data, self.table, self.stats)]
+        return files if self.kept is None else [*files, hashlib.sha256(self.kept.encode()).hexdigest()]
 
     def counted_rows(self) -> int | None:
         """How many rows the file of counts says there are; `None` where nothing is known."""

@@ -138,7 +138,7 @@ def test_finished_data_set_does_not_stand_for_another_input_or_other_settings(fo
         main([*read, "--input", str(other), "--unique", "sha256"])
     assert main([*read, "--input", str(other)]) == 0
     (other / "00001_stats.json").touch()
-    with pytest.raises(DatasetError, match="files of shards are others, or were written again; remove"):
+    with pytest.raises(DatasetError, match="files of shards, or kept ids, are others, or were written again; remove"):
         main([*read, "--input", str(other)])
     assert files(tmp_path) == made
 
