@@ -11,6 +11,7 @@ from align_jax.cli import data_coyo, data_filter, data_img2dataset, embed
 from align_jax.cli.train import load_config
 from align_jax.data.coyo import COYO_700M, COYO_LABELED_300M, parse_rule
 from align_jax.data.coyo.download import download_command
+from align_jax.data.records import PairDataset
 from align_jax.data.tar_pairs import TarPairs
 
 ROOT = Path(__file__).parents[1]
@@ -53,9 +54,10 @@ def test_rules_and_columns_are_of_their_release() -> None:
 
 def test_training_commands_and_the_mixture_build(tmp_path: Path) -> None:
     configs = re.findall(r"^ +align-jax train --config (\S+)", GUIDE, re.MULTILINE)
-    assert len(configs) == 2
+    assert len(configs) == 3
     experiments = [load_config(config) for config in configs]
-    assert experiments[0].data.train == TarPairs("selected/images")
+    assert experiments[0].data.train == PairDataset("coyo700m", "train", "data")
+    assert experiments[1].data.train == TarPairs("selected/images")
     (source,) = re.findall(r"^    import dataclasses\n(?:    .*\n|\n)+", GUIDE, re.MULTILINE)
     (tmp_path / "mixed.py").write_text(textwrap.dedent(source))
     parts = load_config(str(tmp_path / "mixed.py")).data.train.parts
