@@ -35,7 +35,7 @@ def get_config(
     Args:
         debug: small enough for a laptop.
         data_dir: the folder that data sets lie in.
-        dataset: ImageNet as TFDS prepares it in ArrayRecord.
+        dataset: ImageNet as TFDS prepares it in ArrayRecord; the model's classes take their names from it.
         source: workdir or model folder of the pre-training.
     """
     classes = {"id2label": numbered_labels(10 if debug else 1000)}

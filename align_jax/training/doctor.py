@@ -21,11 +21,14 @@ from align_jax.checkpoints import Checkpoints
 from align_jax.conversion.model_folder import open_model
 from align_jax.cores import usable_cores
 from align_jax.data.images import ImageDecodeError, decode_image
+from align_jax.data.labelled import LabelledDataset
 from align_jax.data.pairs import PairBatching
 from align_jax.data.records import RecordError
 from align_jax.parallel.mesh import batch_shards, check_batch_size
+from align_jax.training.classes import names_of_classes
 from align_jax.training.experiment import Experiment
 from align_jax.training.state import TrainState, abstract_state, state_initializer
+from align_jax.training.tasks import Classification
 from align_jax.training.workdir import check_same_model
 
 _SAMPLED_RECORDS = 64
@@ -117,7 +120,7 @@ def mesh(experiment: Experiment) -> Iterator[Finding]:
 
 
 def data(experiment: Experiment) -> Iterator[Finding]:
-    """Whether the data set opens, and whether its images decode and how fast."""
+    """Whether the data set opens and has the model's classes, and whether its images decode and how fast."""
     batching = experiment.task.batching(experiment.data)  # pyrefly: ignore[bad-argument-type]
     if isinstance(batching, PairBatching):
         yield Finding("data", "ok", f"{batching.tokenizer.vocab_size:,} tokens in the vocabulary")
@@ -125,6 +128,7 @@ def data(experiment: Experiment) -> Iterator[Finding]:
     epochs = experiment.total_steps * experiment.batch_size / len(source)
     size = f"{len(source):,} {experiment.task.examples}"
     yield Finding("data", "ok", f"{size} in {experiment.data.train.description}; the run sees each {epochs:.1f} times")
+    experiment.task.described(experiment.data)  # pyrefly: ignore[bad-argument-type]  (compares the classes)
     count = min(_SAMPLED_RECORDS, len(source))
     generator, bad, began = np.random.default_rng(0), [], time.monotonic()
     for index in np.linspace(0, len(source) - 1, count).astype(int).tolist():
@@ -165,11 +169,13 @@ def bad_records(bad: list[str], sampled: int, seen: int, limit: int) -> Finding:
 
 
 def held_out(experiment: Experiment) -> Iterator[Finding]:
-    """Whether the data sets of the evaluations open."""
+    """Whether the data sets of the evaluations open, and have the model's classes."""
     for evaluation in experiment.evaluations:
         for dataset in evaluation.datasets:
             size = f"{len(dataset.open()):,} {evaluation.examples}"
             yield Finding("held out", "ok", f"{size} in {dataset.description}, for {evaluation.name}")
+            if isinstance(experiment.task, Classification) and isinstance(dataset, LabelledDataset):
+                names_of_classes(experiment.task.model.id2label, dataset)
 
 
 def folder(experiment: Experiment, workdir: Path, checkpoint_folder: str | Path) -> Iterator[Finding]:

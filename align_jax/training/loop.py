@@ -71,6 +71,7 @@ def train(
     check_batch_size(experiment.batch_size, mesh)
     task, data = experiment.task, experiment.data
     batching: Any = task.batching(data)  # pyrefly: ignore[bad-argument-type]  (the experiment has checked that they fit)
+    described = task.described(data)  # pyrefly: ignore[bad-argument-type]
     quarantine = Quarantine(workdir / f"quarantine-{jax.process_index()}.jsonl", data.max_bad_records)
     loader = data.loader(
         batching,
@@ -80,7 +81,7 @@ def train(
         rows=process_rows(batch_sharding(mesh), experiment.batch_size),
     )
     evaluations = [
-        open_evaluation(settings, task.described().module(), mesh, batching, data, quarantine)
+        open_evaluation(settings, described.module(), mesh, batching, data, quarantine)
         for settings in experiment.evaluations
     ]
     optimizer = experiment.optimizer.build(experiment.total_steps)

@@ -25,7 +25,8 @@ def write_model_folder(experiment: Experiment, workdir: Path) -> None:
     """Writes `experiment.json`, `config.json`, `preprocessor_config.json` and, for texts, the tokenizer's files."""
     workdir.mkdir(parents=True, exist_ok=True)
     experiment.to_json(workdir / "experiment.json")
-    replace_file(workdir / "config.json", _json(experiment.task.described().model.to_dict()))
+    described = experiment.task.described(experiment.data)  # pyrefly: ignore[bad-argument-type]
+    replace_file(workdir / "config.json", _json(described.model.to_dict()))
     for path in experiment.data.model_files():
         replace_file(workdir / path.name, path.read_bytes())
     experiment.task.preprocessing(experiment.data).to_folder(workdir)

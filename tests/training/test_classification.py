@@ -14,6 +14,7 @@ from PIL import Image
 
 from align_jax.cli import main
 from align_jax.configuration import ConfigurationError, EfficientNetConfig, ViTConfig
+from align_jax.configuration.labels import numbered_labels
 from align_jax.conversion.readers.tensors import SourceError
 from align_jax.data.images import ImageTransform
 from align_jax.data.labelled import LabelledDataset
@@ -29,6 +30,7 @@ from align_jax.training.metrics_log import read_metrics
 from align_jax.training.optimizers import AdamW, Momentum
 from align_jax.training.start import Start
 from align_jax.training.tasks import Classification
+from align_jax.training.workdir import write_model_folder
 from align_jax.types import LabelBatch
 from tests.training.conftest import COLOURS
 from tests.training.test_loop import assert_trees_identical, losses, starts  # noqa: F401  (a fixture)
@@ -331,6 +333,29 @@ def test_doctor_looks_for_the_weights_that_a_run_starts_from(classification, fin
     assert "continues after step 12" in found(tmp_path / "nowhere", finished[1]).text
 
 
+def test_classes_that_the_model_only_numbers_take_the_names_of_the_data(classification, tmp_path):
+    def described(names):
+        model = dataclasses.replace(classification.task.model, id2label=names)
+        experiment = dataclasses.replace(classification, task=Classification(model=model))
+        write_model_folder(experiment, tmp_path)
+        return ViTConfig.from_dict(json.loads((tmp_path / "config.json").read_text())).id2label
+
+    assert described(numbered_labels(8)) == CLASSES
+    assert described([name.upper() for name in CLASSES])[0] == "RED"
+    assert described([f"n0000000{number}" for number in range(8)])[0] == "n00000000"  # synsets contradict no word
+    with pytest.raises(ConfigurationError, match=r"class 1 is 'blue' in the model and 'green' in grounds, train; give"):
+        described(("red", "blue", "green", *CLASSES[3:]))
+    with pytest.raises(ConfigurationError, match="the model has 9 classes, and grounds, train 8"):
+        train(
+            dataclasses.replace(
+                classification,
+                task=Classification(model=dataclasses.replace(classification.task.model, id2label=numbered_labels(9))),
+            ),
+            tmp_path / "run",
+        )
+    assert not (tmp_path / "run").exists()
+
+
 def test_doctor_looks_at_labelled_images(classification):
     found = [finding.text for check in (doctor.mesh, doctor.data) for finding in check(classification)]
     assert "data 8 x fsdp 1 x tensor 1; 4 of 32 images on a device" in found[0]
@@ -348,6 +373,11 @@ def test_the_doctor_command_says_what_a_recipe_lacks_and_has(classification, tmp
     assert main(command) == 1
     assert "fault held out  no data set 'openmoji_groups/px72'" in capsys.readouterr().out
     evaluation = ["--evaluations.0.data.name", there.name, "--evaluations.0.data.data-dir", there.data_dir]
+    assert main([*command, *evaluation]) == 1
+    printed = capsys.readouterr().out
+    assert "fault data      the model has 10 classes, and grounds, train 8; give the model's id2label a name" in printed
+    assert "fault held out  the model has 10 classes, and grounds, held_out 8; give" in printed
+    command += ["--task.model.id2label", *CLASSES]
     assert main([*command, *evaluation]) == 0
     printed = capsys.readouterr().out
     assert "2 of 16 images on a device" in printed

@@ -20,6 +20,7 @@ from align_jax.evaluation.classification import CUTOFFS
 from align_jax.metrics import class_ranks
 from align_jax.models.align import scale_pixels
 from align_jax.parallel.mesh import batch_sharding, check_batch_size, place_batch, process_rows, replicated
+from align_jax.training.classes import names_of_classes
 from align_jax.training.evaluations.every import Every
 
 
@@ -83,7 +84,7 @@ class HeldOutClassification:
     ):
         check_batch_size(settings.batch_size, mesh)
         self.settings = settings
-        self._names = module.config.id2label
+        self._names = names_of_classes(module.config.id2label, settings.data)
         several = module.config.problem_type == "multi_label_classification"
         self._probabilities = jax.nn.sigmoid if several else jax.nn.softmax
         self._source = settings.data.open()

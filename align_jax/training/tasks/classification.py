@@ -21,6 +21,7 @@ from align_jax.models.efficientnet import EfficientNet
 from align_jax.models.rematerialization import check_parts, parts_below
 from align_jax.models.vit import ViT
 from align_jax.ops.batch_norm import group_count
+from align_jax.training.classes import names_of_classes
 from align_jax.training.micro_batches import check_micro_batches, in_micro_batches
 from align_jax.training.tasks.images import abstract_images, check_image_size
 from align_jax.types import LabelBatch
@@ -123,11 +124,17 @@ class Classification:
         labels = jax.ShapeDtypeStruct((batch_size, data.max_labels), jnp.int32)
         return LabelBatch(abstract_images(self.model, batch_size), labels)
 
-    def described(self) -> "Classification":
-        """The same task, whose model says what its outputs mean: a probability for each class, or one among all."""
-        if self.objective == "softmax":
-            return self  # what a classifier is taken for that says nothing
-        model = dataclasses.replace(self.model, problem_type=_PROBLEM_TYPES[self.objective])
+    def described(self, data: LabelData) -> "Classification":
+        """The same task, whose model says what its outputs mean.
+
+        That is a probability for each class, or one among all, and the names of classes that are only numbered here.
+
+        Raises:
+            ConfigurationError: if the classes of the data set are others.
+        """
+        model = dataclasses.replace(self.model, id2label=names_of_classes(self.model.id2label, data.train))
+        if self.objective == "sigmoid":  # a classifier that says nothing is taken for the other
+            model = dataclasses.replace(model, problem_type=_PROBLEM_TYPES[self.objective])
         return dataclasses.replace(self, model=model)
 
     def preprocessing(self, data: TrainingData) -> Preprocessing:

@@ -126,8 +126,9 @@ class Contrastive:
         tokens = jax.ShapeDtypeStruct((batch_size, data.text_length), jnp.int32)
         return PairBatch(abstract_images(self.model.vision_config, batch_size), tokens, tokens)
 
-    def described(self) -> "Contrastive":
+    def described(self, data: PairData) -> "Contrastive":
         """As `Classification.described`; here nothing is to be said."""
+        del data
         return self
 
     def preprocessing(self, data: TrainingData) -> Preprocessing:
