@@ -10,8 +10,11 @@ the resized pixels in float32; here they are rounded to uint8, so they travel to
 import io
 import math
 import struct
+import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import cv2
@@ -33,6 +36,8 @@ MAX_IMAGE_PIXELS = 89_478_485
 cv2.utils.logging.setLogLevel(
     cv2.utils.logging.LOG_LEVEL_SILENT
 )  # an image that does not decode is reported by ImageDecodeError, not on stderr
+
+_OPENING = threading.Lock()  # filters of warnings belong to the process, and images are opened in threads
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_START = b"\xff\xd8\xff"
@@ -85,18 +90,27 @@ def decode_with_pillow(
       pixels: what makes RGB of an open image; `pillow_pixels` when absent.
     """
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with open_image(io.BytesIO(encoded)) as image:
             refuse_bomb(image.size)
             return (pixels or pillow_pixels)(image)
     except ImageDecodeError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise ImageDecodeError(str(error)) from error
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error, … on bad bytes
         reason = str(error).replace(f"{io.BytesIO.__module__}", "")
         if isinstance(error, Image.UnidentifiedImageError):
             reason = f"not an image format that is known (it starts with {encoded[:8]!r})"
         raise ImageDecodeError(f"{reason} ({len(encoded)} bytes)") from error
+
+
+def open_image(file: io.BytesIO | Path) -> Image.Image:
+    """An image of Pillow whose header is read and nothing else.
+
+    Pillow's warning of more than `MAX_IMAGE_PIXELS` is not printed: `refuse_bomb` says so, or a limit of the caller's.
+    """
+    with _OPENING, warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+        return Image.open(file)
 
 
 def pillow_pixels(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:

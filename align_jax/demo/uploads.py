@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from align_jax.data.images import ImageDecodeError, decode_image
+from align_jax.data.images import ImageDecodeError, decode_image, open_image
 
 MAX_UPLOAD_BYTES = 10 * 2**20
 MAX_UPLOAD_PIXELS = 25_000_000
@@ -30,9 +30,9 @@ def read_upload(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
             f"This file has {size_bytes / 2**20:.1f} MiB; images of up to {MAX_UPLOAD_BYTES // 2**20} MiB are taken."
         )
     try:
-        with Image.open(path) as image:  # reads no more than the header
+        with open_image(path) as image:  # reads no more than the header
             pixels = image.width * image.height
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except Image.DecompressionBombError:
         pixels = MAX_UPLOAD_PIXELS + 1
     except (OSError, SyntaxError, ValueError, struct.error):
         raise UploadError("This file is not an image, or it is damaged; JPEG, PNG, WebP and GIF are taken.") from None

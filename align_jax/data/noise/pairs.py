@@ -12,7 +12,7 @@ from PIL import Image
 from align_jax.data.collections import Collection, CollectionError, FileRecord, Item, Options, Refused, open_images
 from align_jax.data.collections.metadata import require_columns
 from align_jax.data.collections.opening import ALL_COLUMNS, open_texts
-from align_jax.data.images import ImageDecodeError, refuse_bomb
+from align_jax.data.images import ImageDecodeError, open_image, refuse_bomb
 
 _TEXT_COLUMNS = ("txt", "text", "caption")
 
@@ -133,9 +133,9 @@ def image_size(encoded: bytes) -> tuple[int, int]:
         ImageDecodeError: if it is no image, or a bomb.
     """
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with open_image(io.BytesIO(encoded)) as image:
             size = image.size
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise ImageDecodeError(str(error)) from error
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error, … on bad bytes
         raise ImageDecodeError(f"not an image format that is known (it starts with {encoded[:8]!r})") from error

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -103,3 +104,14 @@ def test_broken_files_are_refused(content: bytes) -> None:
 def test_bombs_are_refused_before_they_are_decoded() -> None:
     with pytest.raises(ImageDecodeError, match="more than the limit"):
         load_image(Image.new("1", (MAX_IMAGE_PIXELS // 1000 + 1, 1000)))
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF"])
+def test_a_bomb_is_refused_in_one_line_without_a_warning_of_pillow(form: str) -> None:
+    encoded = io.BytesIO()
+    Image.new("1", (30_000, 3_000)).save(encoded, form)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        with pytest.raises(ImageDecodeError, match=r"30000 x 3000 pixels are more than the limit of 89478485"):
+            load_image(encoded.getvalue())
+    assert shown == []
