@@ -46,13 +46,13 @@ def main() -> None:
     arguments = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
     cv2.setNumThreads(1)
-    print(f"{arguments.threads} core(s), images/s\n")
-    print("| variant | " + " | ".join(SIZES) + " |\n|---|" + "---|" * len(SIZES))
     with tempfile.TemporaryDirectory() as folder:
         columns = [
             variants(jpegs(*size, arguments.images), arguments.threads, Path(folder) / str(number))
             for number, size in enumerate(SIZES.values())
         ]
+        print(f"\n{arguments.threads} core(s), images/s\n")
+        print("| variant | " + " | ".join(SIZES) + " |\n|---|" + "---|" * len(SIZES))
         for name in columns[0]:
             cells = [f"{arguments.images / fastest(column[name], arguments.repeats):.0f}" for column in columns]
             print(f"| {name} | " + " | ".join(cells) + " |", flush=True)

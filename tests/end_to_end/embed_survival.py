@@ -98,16 +98,20 @@ def survive(*, images: int, kill: int, shard_size: int, seed: int) -> int:
         write_folder(root / "model")
         write_images(root / "images", images)
         alone, disturbed = root / "alone", root / "disturbed"
+        began = time.monotonic()
         run_to_the_end(command(root / "model", root / "images", alone, shard_size))
+        seconds = time.monotonic() - began
         again = command(root / "model", root / "images", disturbed, shard_size)
         total, struck, tries = parts_in(alone), 0, 0
         while struck < kill:
             if tries == 3 * kill:
                 raise RuntimeError(f"{tries} kills were tried, and too many came after the end; give more --images")
             tries += 1
-            reach = max(0, total - 1 - parts_in(disturbed)) // (kill - struck)
-            parts = parts_in(disturbed) + generator.randint(0, max(1, reach))
-            delay_seconds = generator.uniform(0.0, 0.2 if parts_in(disturbed) < parts else 6.0)
+            made = parts_in(disturbed)
+            reach = max(0, total - 1 - made) // (kill - struck)
+            parts = made + generator.randint(0, max(1, reach))
+            # Without a part to wait for, any moment: of the start too, and before the rest can be done.
+            delay_seconds = generator.uniform(0.0, 0.2 if made < parts else seconds * (total - made) / total)
             came = kill_at(again, disturbed, parts, delay_seconds)
             if not came:
                 print(f"too late, {delay_seconds:.2f} s after {parts} of {total} parts; begins anew")

